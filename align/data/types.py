@@ -1,0 +1,114 @@
+"""The rows that data sets are made of, before and after tokenising."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Generic, Literal, TypeVar
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `weight` scales the loss of an assistant turn (0 leaves it out)."""
+
+    role: Role
+    content: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked: turns up to and including the user's last one."""
+
+    id: str
+    messages: tuple[Message, ...]
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns to imitate; every assistant turn with a weight above 0 is trained on."""
+
+    id: str
+    messages: tuple[Message, ...]
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """K answers to one prompt in ordered tiers. A pair is a ranking with K = 2.
+
+    Attributes:
+        answers: K texts.
+        tiers: K integers, 0 is best; equal integers are ties.
+        ratings: K numbers, higher is better, where people gave numbers; else empty.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    answers: tuple[str, ...]
+    tiers: tuple[int, ...]
+    ratings: tuple[float, ...] = ()
+    source: str = ""
+
+    def best_and_worst(self) -> tuple[str, str]:
+        """First answer of the best tier and last answer of the worst."""
+        best = self.answers[self.tiers.index(min(self.tiers))]
+        worst = max(range(len(self.tiers)), key=lambda i: (self.tiers[i], i))
+        return best, self.answers[worst]
+
+
+Row = TypeVar("Row", Prompt, Conversation, Ranking)
+
+
+@dataclass(slots=True)
+class Dataset(Generic[Row]):
+    """Rows of one or several sources with what was dropped on the way.
+
+    Attributes:
+        name: Names of the cards or files, joined by `+`.
+        rows: The rows, in a fixed order.
+        dropped: Reason -> number of rows dropped.
+    """
+
+    name: str
+    rows: list[Row]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Tokens that follow a prompt; `weights[i]` is the loss weight of predicting `ids[i]` (0 = context only)."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A prompt and its K responses as token ids: what a `TokenBatch` is packed from.
+
+    Attributes:
+        tiers: K integers, 0 is best; empty where the row is no ranking.
+        ratings: K numbers, higher is better; may be empty.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    responses: tuple[Response, ...]
+    tiers: tuple[int, ...] = ()
+    ratings: tuple[float, ...] = ()
+    source: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens when the prompt stands once for each response."""
+        return sum(len(self.prompt) + len(response.ids) for response in self.responses)
