@@ -1,0 +1,167 @@
+"""Adapters through peft: attach, load, switch, save, and see that what was saved is complete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+from safetensors import safe_open
+from torch import nn
+from transformers import PreTrainedModel
+
+from align.config.schema import LoraAdapter
+from align.errors import ConfigError, IntegrityError
+
+ACTIVE = "default"
+
+
+def is_peft(model: nn.Module) -> bool:
+    """True where adapters are attached."""
+    return isinstance(model, PeftModel)
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """Last part of the names of all linear layers inside the decoder's layers, e.g. `q_proj`."""
+    layers = decoder_layers(model)
+    return sorted({name.rsplit(".", 1)[-1] for name, m in layers.named_modules() if isinstance(m, nn.Linear)})
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The stack of decoder layers.
+
+    Raises:
+        ConfigError: A family whose stack is not found.
+    """
+    body = model.base_model
+    for name in ("layers", "h"):
+        if isinstance(getattr(body, name, None), nn.ModuleList):
+            return getattr(body, name)  # type: ignore[no-any-return]
+    raise ConfigError("model", f"no stack of decoder layers in {type(body).__name__}", "use adapter=none")
+
+
+def attach(model: PreTrainedModel, options: LoraAdapter, task: str, base: Path, seed: int) -> PeftModel:
+    """A new adapter; its random half depends on the seed alone.
+
+    Raises:
+        ConfigError: A target that names no module.
+    """
+    names = linear_names(model)
+    targets = names if options.targets == "all-linear" else options.targets
+    targets = [targets] if isinstance(targets, str) else list(targets)
+    unknown = sorted(set(targets) - set(names))
+    if unknown:
+        raise ConfigError("adapter.targets", f"{unknown[0]!r} names no linear layer", f"choose from {', '.join(names)}")
+    count = len(decoder_layers(model))
+    if options.top_layers is not None and options.top_layers > count:
+        raise ConfigError("adapter.top_layers", f"{options.top_layers} is above the model's {count} layers", "lower it")
+    config = LoraConfig(
+        task_type=TaskType[task],
+        r=options.r,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        use_dora=options.kind == "dora",
+        target_modules=targets,
+        layers_to_transform=list(range(count - options.top_layers, count)) if options.top_layers else None,
+        modules_to_save=["score"] if task == "SEQ_CLS" else None,
+        base_model_name_or_path=str(base),
+    )
+    return _with_seed(seed, lambda: get_peft_model(model, config))
+
+
+def _with_seed(seed: int, build: Any) -> Any:
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        return build()
+    finally:
+        torch.set_rng_state(state)
+
+
+def load(model: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
+    """An adapter from an artifact; every one of its tensors finds its place.
+
+    Raises:
+        IntegrityError: Tensors missing, left over, or of another shape.
+    """
+    config = PeftConfig.from_pretrained(folder)
+    config.inference_mode = not trainable
+    peft = get_peft_model(model, config)  # type: ignore[arg-type]
+    fill(peft, load_peft_weights(str(folder), device="cpu"), str(folder))
+    return peft  # type: ignore[return-value]
+
+
+def fill(peft: nn.Module, weights: dict[str, torch.Tensor], where: str, ignore: Iterable[str] = ()) -> None:
+    """Copy adapter weights in; `ignore` lists parts of names that may stay as they are."""
+    wanted = get_peft_model_state_dict(peft)  # type: ignore[arg-type]
+    skip = tuple(ignore)
+    missing = [n for n in wanted if n not in weights and not any(part in n for part in skip)]
+    extra = [n for n in weights if n not in wanted]
+    shape = [n for n in weights if n in wanted and wanted[n].shape != weights[n].shape]
+    for problem, names in (("missing", missing), ("left over", extra), ("of another shape", shape)):
+        if names:
+            raise IntegrityError(where, f"adapter tensors {problem}: {', '.join(names[:3])}", "use its own base model")
+    set_peft_model_state_dict(peft, weights)  # type: ignore[arg-type]
+
+
+def copy_adapter(peft: nn.Module, name: str) -> None:
+    """Add a frozen adapter `name` that equals the active one."""
+    assert isinstance(peft, PeftModel)
+    if name not in peft.peft_config:
+        peft.add_adapter(name, peft.peft_config[ACTIVE])
+    set_peft_model_state_dict(peft, get_peft_model_state_dict(peft, adapter_name=ACTIVE), adapter_name=name)
+    _activate(peft, ACTIVE)
+
+
+def _activate(peft: PeftModel, name: str) -> None:
+    """Switch, leaving what learns as it was: the active adapter only, and only if it learned before."""
+    learns = {n for n, p in peft.named_parameters() if p.requires_grad}
+    peft.set_adapter(name)
+    for n, p in peft.named_parameters():
+        p.requires_grad_(n in learns and f".{ACTIVE}" in n)
+
+
+@contextmanager
+def switched(peft: nn.Module, name: str) -> Iterator[None]:
+    """Inside, adapter `name` is active; nothing learns there."""
+    assert isinstance(peft, PeftModel)
+    learns = {n for n, p in peft.named_parameters() if p.requires_grad}
+    peft.set_adapter(name)
+    try:
+        yield
+    finally:
+        peft.set_adapter(ACTIVE)
+        for n, p in peft.named_parameters():
+            p.requires_grad_(n in learns)
+
+
+def save(model: nn.Module, folder: Path) -> None:
+    """Weights and config: a full model, or the active adapter alone."""
+    if isinstance(model, PeftModel):
+        model.save_pretrained(str(folder), selected_adapters=[ACTIVE], save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)
+    else:
+        model.save_pretrained(folder)  # type: ignore[operator]
+
+
+def verify_saved(folder: Path, trained: dict[str, nn.Parameter]) -> None:
+    """Open what was saved and see that it holds as many numbers as were trained.
+
+    Raises:
+        IntegrityError: Fewer or empty tensors (a sharded save that went wrong looks like this).
+    """
+    saved = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                size = tensors.get_slice(name).get_shape()
+                if 0 in size:
+                    raise IntegrityError(str(file), f"{name} was saved empty", "this is a defect; nothing was replaced")
+                saved += int(torch.tensor(size).prod())
+    wanted = sum(p.numel() for p in trained.values())
+    if saved < wanted:
+        raise IntegrityError(str(folder), f"{saved} of {wanted} trained numbers were saved", "nothing was replaced")

