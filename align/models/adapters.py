@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,8 +45,24 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     raise ConfigError("model", f"no stack of decoder layers in {type(body).__name__}", "use adapter=none")
 
 
-def attach(model: PreTrainedModel, options: LoraAdapter, task: str, base: Path, seed: int) -> PeftModel:
+def attach(
+    model: PreTrainedModel,
+    options: LoraAdapter,
+    task: str,
+    base: Path,
+    seed: int,
+    *,
+    layers: list[int] | None = None,
+) -> PeftModel:
     """A new adapter; its random half depends on the seed alone.
+
+    Args:
+        model: The plain model.
+        options: Rank, targets and the like.
+        task: peft's task type; SEQ_CLS trains and saves the score head too.
+        base: Written into the adapter's config as the model it belongs to.
+        seed: Of the random half.
+        layers: Numbers of the layers to adapt; overrides `options.top_layers`.
 
     Raises:
         ConfigError: A target that names no module.
@@ -59,6 +76,8 @@ def attach(model: PreTrainedModel, options: LoraAdapter, task: str, base: Path, 
     count = len(decoder_layers(model))
     if options.top_layers is not None and options.top_layers > count:
         raise ConfigError("adapter.top_layers", f"{options.top_layers} is above the model's {count} layers", "lower it")
+    if layers is None and options.top_layers:
+        layers = list(range(count - options.top_layers, count))
     config = LoraConfig(
         task_type=TaskType[task],
         r=options.r,
@@ -66,11 +85,17 @@ def attach(model: PreTrainedModel, options: LoraAdapter, task: str, base: Path, 
         lora_dropout=options.dropout,
         use_dora=options.kind == "dora",
         target_modules=targets,
-        layers_to_transform=list(range(count - options.top_layers, count)) if options.top_layers else None,
+        layers_to_transform=layers,
         modules_to_save=["score"] if task == "SEQ_CLS" else None,
         base_model_name_or_path=str(base),
     )
     return _with_seed(seed, lambda: get_peft_model(model, config))
+
+
+def layer_of(name: str) -> int | None:
+    """Number of the decoder layer that a parameter belongs to, from its name."""
+    found = re.search(r"\.(?:layers|h)\.(\d+)\.", name)
+    return int(found.group(1)) if found else None
 
 
 def _with_seed(seed: int, build: Any) -> Any:
@@ -109,34 +134,37 @@ def fill(peft: nn.Module, weights: dict[str, torch.Tensor], where: str, ignore: 
 
 
 def copy_adapter(peft: nn.Module, name: str) -> None:
-    """Add a frozen adapter `name` that equals the active one."""
+    """Add a frozen adapter `name` that equals the active one, or make it equal again."""
     assert isinstance(peft, PeftModel)
+    learns = learning(peft)
     if name not in peft.peft_config:
         peft.add_adapter(name, peft.peft_config[ACTIVE])
     set_peft_model_state_dict(peft, get_peft_model_state_dict(peft, adapter_name=ACTIVE), adapter_name=name)
-    _activate(peft, ACTIVE)
+    _activate(peft, ACTIVE, learns)
 
 
-def _activate(peft: PeftModel, name: str) -> None:
-    """Switch, leaving what learns as it was: the active adapter only, and only if it learned before."""
-    learns = {n for n, p in peft.named_parameters() if p.requires_grad}
+def learning(model: nn.Module) -> set[str]:
+    """Names of the parameters that learn."""
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _activate(peft: PeftModel, name: str, learns: set[str]) -> None:
+    """Switch; peft makes the adapter it switches to trainable, so what learns is set again."""
     peft.set_adapter(name)
     for n, p in peft.named_parameters():
-        p.requires_grad_(n in learns and f".{ACTIVE}" in n)
+        p.requires_grad_(n in learns)
 
 
 @contextmanager
 def switched(peft: nn.Module, name: str) -> Iterator[None]:
-    """Inside, adapter `name` is active; nothing learns there."""
+    """Inside, adapter `name` is active."""
     assert isinstance(peft, PeftModel)
-    learns = {n for n, p in peft.named_parameters() if p.requires_grad}
-    peft.set_adapter(name)
+    learns = learning(peft)
+    _activate(peft, name, learns)
     try:
         yield
     finally:
-        peft.set_adapter(ACTIVE)
-        for n, p in peft.named_parameters():
-            p.requires_grad_(n in learns)
+        _activate(peft, ACTIVE, learns)
 
 
 def save(model: nn.Module, folder: Path) -> None:

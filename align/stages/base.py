@@ -77,3 +77,8 @@ class Stage(ABC, Generic[O]):
         Returns:
             The summary, which is also written as `summary.json`.
         """
+
+
+def starting_point(ctx: StageContext[Any], name: str) -> Artifact | Path:
+    """The artifact of an input, or the base model's folder where the input is `base`."""
+    return ctx.base if name == "base" else ctx.inputs[name]

@@ -1,0 +1,164 @@
+"""A reward model: a decoder with a one-number head, read at EOS."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.utils import load_peft_weights
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from align.artifacts.store import Artifact
+from align.config.schema import AnyAdapter, LoraAdapter
+from align.data.template import ChatTemplate
+from align.engine.batch import TokenBatch
+from align.engine.forward import states
+from align.errors import ConfigError, IntegrityError
+from align.models import adapters
+from align.models.policy import load_checked, load_template
+
+@dataclass
+class RewardModel:
+    """Scores [S] at each sequence's last token.
+
+    Attributes:
+        model: The sequence classifier, or peft's wrapper around it.
+        template: Tokenizer and chat template.
+        base: Folder of the original base model.
+    """
+
+    model: nn.Module
+    template: ChatTemplate
+    base: Path
+
+    @property
+    def plain(self) -> PreTrainedModel:
+        """The transformers model, adapters in place."""
+        return self.model.get_base_model() if adapters.is_peft(self.model) else self.model  # type: ignore[operator,return-value]
+
+    @property
+    def head(self) -> nn.Module:
+        """The score head in use."""
+        return self.plain.score  # type: ignore[return-value]
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter that learns."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def scores(self, batch: TokenBatch) -> Tensor:
+        """[S] one number per sequence, read at its last token (EOS)."""
+        scores: Tensor = self.head(states(self.plain.base_model, batch).last)[:, 0].float()
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write the artifact's files and open them again to see that nothing is missing."""
+        adapters.save(self.model, folder)
+        self.plain.config.save_pretrained(folder)
+        self.template.save(folder, pad_token_id=self.plain.config.pad_token_id)
+        adapters.verify_saved(folder, self.trainable())
+
+
+def new_reward_model(
+    source: Artifact | Path,
+    base: Path,
+    template: str | None,
+    adapter: AnyAdapter,
+    *,
+    layers: int | None,
+    seed: int,
+) -> RewardModel:
+    """A reward model that starts from a policy's weights, with a fresh head of std 1/sqrt(D+1) (arXiv:2009.01325).
+
+    Args:
+        source: An artifact of kind `policy`, or the base model's folder.
+        base: The base model's folder.
+        template: Name of the chat template.
+        adapter: What to train. A policy that is an adapter is continued with its own settings.
+        layers: Keep so many lower layers; None keeps all.
+        seed: Of the head and of a new adapter.
+    """
+    folder = source if isinstance(source, Path) else source.path
+    tokens = load_template(base, template)
+    with_adapter = (folder / "adapter_config.json").exists()
+    plain = _classifier(base if with_adapter else folder, tokens.pad_id, layers)
+    _init_head(plain.score, seed)  # type: ignore[arg-type]
+    model: nn.Module = plain
+    if with_adapter:
+        model = _continue_adapter(plain, folder, base, seed)
+    elif isinstance(adapter, LoraAdapter):
+        model = adapters.attach(plain, adapter, "SEQ_CLS", base, seed)
+    model.eval()
+    return RewardModel(model, tokens, base)
+
+
+def open_reward_model(source: Artifact, base: Path, template: str | None) -> RewardModel:
+    """A trained reward model for reading.
+
+    Raises:
+        IntegrityError: The head, or any other tensor, is not in the artifact.
+    """
+    folder = source.path
+    tokens = load_template(base, template)
+    if (folder / "adapter_config.json").exists():
+        config = AutoConfig.from_pretrained(folder)
+        plain = _classifier(base, config.pad_token_id, config.num_hidden_layers)
+        model: nn.Module = adapters.load(plain, folder, trainable=False)
+    else:
+        model, info = load_checked(AutoModelForSequenceClassification, folder)
+        _refuse_missing(folder, info)
+    model.requires_grad_(False).eval()
+    return RewardModel(model, tokens, base)
+
+
+def _classifier(folder: Path, pad_id: int, layers: int | None) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(folder)
+    if layers is not None and layers > config.num_hidden_layers:
+        raise ConfigError("layers", f"{layers} is above the model's {config.num_hidden_layers}", "lower it")
+    config.num_labels = 1
+    config.pad_token_id = pad_id
+    config.num_hidden_layers = layers or config.num_hidden_layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
+    model, info = load_checked(AutoModelForSequenceClassification, folder, config=config)
+    _refuse_missing(folder, info, head=False)
+    return model
+
+
+def _refuse_missing(folder: Path, info: dict[str, Any], head: bool = True) -> None:
+    names = [n for n in [*info["missing_keys"], *info["mismatched_keys"]] if head or "score" not in str(n)]
+    if names:
+        raise IntegrityError(str(folder), f"lacks {', '.join(sorted(map(str, names))[:3])}", "train the stage again")
+
+
+def _init_head(head: nn.Linear, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.in_features + 1))
+
+
+def _continue_adapter(plain: PreTrainedModel, folder: Path, base: Path, seed: int) -> nn.Module:
+    """The policy's adapter on the layers that are kept, with a head of its own."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    kept = len(adapters.decoder_layers(plain))
+    chosen = config["layers_to_transform"] or range(kept)
+    layers = [i for i in chosen if i < kept]
+    if not layers:
+        raise ConfigError("layers", f"{kept} keeps no layer that the policy's adapter trains ({chosen})", "raise it")
+    options = LoraAdapter(
+        kind="dora" if config.get("use_dora") else "lora",
+        r=config["r"],
+        alpha=config["lora_alpha"],
+        dropout=config["lora_dropout"],
+        targets=sorted(config["target_modules"]),
+        top_layers=None,
+    )
+    model = adapters.attach(plain, options, "SEQ_CLS", base, seed, layers=layers)
+    weights = load_peft_weights(str(folder), device="cpu")
+    kept_weights = {n: w for n, w in weights.items() if adapters.layer_of(n) in layers}
+    adapters.fill(model, kept_weights, str(folder), ignore=("score",))
+    return model

@@ -1,0 +1,92 @@
+"""Supervised fine-tuning: the likelihood of assistant tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from align.config.stages import SftOptions
+from align.data import cards, tokenize
+from align.data.types import TokenRow
+from align.engine.batch import TokenBatch, microbatches
+from align.models.policy import Policy, load_template, open_policy
+from align.objectives.likelihood import nll
+from align.objectives.reduce import Loss
+from align.stages.base import Stage, starting_point
+from align.training import checks
+from align.training.loop import train
+from align.training.optim import Group
+from align.training.supervised import SupervisedTask, steps
+
+
+class Sft(Stage[SftOptions]):
+    """Imitate the assistant's turns of conversations."""
+
+    kind = "sft"
+
+    def prepare(self) -> int:
+        """Tokenise the training and the held-out conversations."""
+        o = self.ctx.options
+        self.template = load_template(self.ctx.base, self.ctx.recipe.model.template)
+        limits = {"max_prompt": o.max_prompt, "max_answer": o.max_answer, "max_drop": o.max_drop}
+        data = cards.load(o.data, "conversations", "train", max_drop=o.max_drop)
+        held_out = cards.load(o.data, "conversations", "test", max_drop=o.max_drop)
+        self.data = tokenize.conversations(data, self.template, **limits)
+        self.held_out = tokenize.conversations(held_out, self.template, **limits)
+        return steps(len(self.data.rows), o.epochs, o.batch_size)
+
+    def run(self, out: Path) -> dict[str, Any]:
+        """Train and write a policy."""
+        ctx, o = self.ctx, self.ctx.options
+        checks.last_label_is_eos(self.data.rows, self.template.eos_id, ctx.name)
+        for note in self.data.notes:
+            ctx.reporter.note(note)
+        policy = open_policy(
+            starting_point(ctx, o.model), ctx.base, ctx.recipe.model.template, ctx.recipe.adapter, ctx.seed
+        )
+        before = held_out_nll(policy, self.held_out.rows, o.micro_tokens)
+        trainable = policy.trainable()
+
+        def objective(batch: TokenBatch, rows: list[TokenRow]) -> Loss:
+            return nll(policy.logps(batch)[0], batch.weights)
+
+        task = SupervisedTask(
+            groups=[Group("policy", trainable, o.lr)],
+            rows=self.data.rows,
+            epochs=o.epochs,
+            batch_size=o.batch_size,
+            budget=o.micro_tokens,
+            seed=ctx.seed,
+            objective=objective,
+            count=lambda rows: sum(sum(r.weights) for row in rows for r in row.responses),
+            shown={"loss": "loss"},
+        )
+        policy.model.train()
+        train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=o.checkpoint_every)
+        policy.model.eval()
+        policy.save(out)
+        return {
+            "kind": self.kind,
+            "steps": task.total,
+            "rows": len(self.data.rows),
+            "dropped": self.data.dropped,
+            "before": before,
+            "after": held_out_nll(policy, self.held_out.rows, o.micro_tokens),
+            "trainable_parameters": sum(p.numel() for p in trainable.values()),
+            "parameters": sum(p.numel() for p in policy.model.parameters()),
+        }
+
+
+@torch.no_grad()
+def held_out_nll(policy: Policy, rows: list[TokenRow], budget: int) -> dict[str, float]:
+    """Mean negative log-likelihood of the scored tokens, nats per token, and their number."""
+    total, count = 0.0, 0.0
+    for _, batch in microbatches(rows, budget):
+        total += float(nll(policy.logps(batch)[0], batch.weights).total)
+        count += float(batch.weights.sum())
+    return {"nll": total / count, "tokens": count, "n": float(len(rows))} if count else {"n": 0.0}
+
+
+STAGE = Sft

@@ -1,0 +1,188 @@
+"""The one training loop. It knows no algorithm: a `Task` supplies micro-batches and an objective."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from align.artifacts.store import Work
+from align.config.stages import TrainingOptions
+from align.errors import Interrupted, NumericsError
+from align.objectives.reduce import Loss, Metric, merge
+from align.training import optim, state
+
+
+@dataclass(frozen=True)
+class Micro:
+    """One forward's worth of a step.
+
+    Attributes:
+        loss: Computes the objective as a sum; called once.
+        names: ids of its rows, written down when a number is not finite.
+        tokens: Real tokens, for the rate.
+    """
+
+    loss: Callable[[], Loss]
+    names: tuple[str, ...]
+    tokens: int
+
+
+class Task(Protocol):
+    """What a stage gives to the loop."""
+
+    groups: list[optim.Group]
+    total: int
+
+    def micros(self, step: int) -> tuple[Iterable[Micro], float]:
+        """The step's micro-batches and the global count that their summed losses are divided by."""
+
+    def edge(self, step: int) -> bool:
+        """True where a state may be saved after `step` steps are done."""
+
+    def after(self, step: int, metrics: dict[str, float]) -> dict[str, float] | None:
+        """Look at the step's metrics; return the row to log, or None to log nothing yet."""
+
+    def headline(self, row: Mapping[str, float]) -> dict[str, float]:
+        """The two or three numbers of the progress line."""
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able state beyond weights and optimizer."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Put `state` back."""
+
+
+class Progress(Protocol):
+    """Where the loop says how it goes."""
+
+    def step(self, step: int, total: int, headline: Mapping[str, float], tokens: int = 0) -> None:
+        """A step is done."""
+
+    def note(self, text: str) -> None:
+        """One line."""
+
+
+def train(
+    task: Task,
+    options: TrainingOptions,
+    work: Work,
+    progress: Progress,
+    stop: Callable[[], bool],
+    *,
+    seed: int,
+    every: int,
+) -> None:
+    """Run the task's remaining steps, saving its state so that a killed run resumes bit for bit.
+
+    Args:
+        task: Batches and objective.
+        options: Learning-rate schedule, decay and clipping.
+        work: Folder of saved states and metrics.
+        progress: Where to say how it goes.
+        stop: True once the run was asked to stop.
+        seed: Of dropout and anything else that draws from the global generators.
+        every: Steps between saved states, at the task's edges.
+
+    Raises:
+        Interrupted: The run was asked to stop; its state is saved.
+        NumericsError: A loss or a gradient is not finite; no step was taken with it.
+    """
+    parameters = {f"{g.name}/{name}": p for g in task.groups for name, p in g.parameters.items()}
+    optimizer = optim.adamw(task.groups, options.weight_decay)
+    seed_all(seed)
+    start = _resume(task, parameters, optimizer, work, progress)
+    saved = start
+    for step in range(start, task.total):
+        optim.set_lr(optimizer, optim.factor(options.schedule, step, task.total, options.warmup))
+        metrics, tokens = _step(task, step, optimizer, options.max_grad_norm, work.folder)
+        metrics["lr"] = optimizer.param_groups[0]["lr"]
+        row = task.after(step, metrics)
+        if row is not None:
+            work.metrics.append({"step": step + 1, **row})
+            progress.step(step + 1, task.total, task.headline(row), tokens)
+        done = step + 1
+        stopping = stop()
+        if task.edge(done) and done < task.total and (stopping or done - saved >= every):
+            _save(task, done, parameters, optimizer, work)
+            saved = done
+        if stopping and done < task.total:
+            raise Interrupted("stopped", f"state saved at step {saved} of {task.total}", "the same command resumes")
+
+
+def seed_all(seed: int) -> None:
+    """Seed python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _step(
+    task: Task, step: int, optimizer: torch.optim.Optimizer, max_norm: float, folder: Path
+) -> tuple[dict[str, float], int]:
+    """Accumulate the gradient over the micro-batches, look at it, then step."""
+    optimizer.zero_grad(set_to_none=True)
+    micros, count = task.micros(step)
+    parts: list[dict[str, Metric]] = []
+    total, tokens, names = 0.0, 0, []
+    for micro in micros:
+        loss = micro.loss()
+        value = float(loss.total.detach())
+        names.append(list(micro.names))
+        if not np.isfinite(value):
+            raise _refuse(folder, step, f"loss {value}", list(micro.names))
+        if loss.total.requires_grad:
+            (loss.total / count).backward()
+        total += value
+        tokens += micro.tokens
+        parts.append(loss.metrics)
+    metrics = merge(parts)
+    metrics["loss"] = total / count
+    for group in task.groups:
+        norm = float(nn.utils.clip_grad_norm_(list(group.parameters.values()), max_norm, foreach=True))
+        if not np.isfinite(norm):
+            raise _refuse(folder, step, f"gradient norm {norm} of {group.name}", [n for part in names for n in part])
+        metrics[f"grad_norm/{group.name}"] = norm
+    optimizer.step()
+    return metrics, tokens
+
+
+def _refuse(folder: Path, step: int, what: str, names: list[str]) -> NumericsError:
+    """Write the rows of a bad batch down; no step was taken and nothing of it is saved."""
+    path = folder / "bad_batch.json"
+    path.write_text(json.dumps({"step": step + 1, "what": what, "rows": names}, indent=2))
+    return NumericsError(f"step {step + 1}", f"{what} is not finite", f"rows in {path}; lower lr or mend them")
+
+
+def _save(
+    task: Task, step: int, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, work: Work
+) -> None:
+    tensors, rest = state.capture(parameters, optimizer)
+    work.save(step, tensors, {**rest, "task": task.state(), "metrics": len(work.metrics)})
+
+
+def _resume(
+    task: Task,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    work: Work,
+    progress: Progress,
+) -> int:
+    """Put the newest saved state back; returns the number of steps already done."""
+    checkpoint = work.latest()
+    if checkpoint is None:
+        work.metrics.truncate(0)
+        return 0
+    tensors: dict[str, Tensor] = checkpoint.tensors
+    state.restore(parameters, optimizer, tensors, checkpoint.state, f"checkpoint at step {checkpoint.step}")
+    task.load(checkpoint.state["task"])
+    work.metrics.truncate(checkpoint.state["metrics"])
+    progress.note(f"resumes at step {checkpoint.step} of {task.total}")
+    return int(checkpoint.step)

@@ -1,0 +1,68 @@
+"""All that an exact resume needs, as named tensors and JSON."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from align.errors import IntegrityError
+
+
+def capture(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What learns, the optimizer's moments, and the random generators.
+
+    Returns:
+        Tensors by name, and a JSON-able rest.
+    """
+    tensors = {f"model/{name}": p.detach() for name, p in parameters.items()}
+    for name, p in parameters.items():
+        for key, value in optimizer.state.get(p, {}).items():
+            tensors[f"optimizer/{key}/{name}"] = value
+    tensors["rng/torch"] = torch.get_rng_state()
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    tensors["rng/numpy"] = torch.from_numpy(np.asarray(keys, dtype=np.int64))
+    rest = {
+        "python": [version, list(words), gauss],
+        "numpy": [kind, int(position), int(has_gauss), float(cached)],
+    }
+    return tensors, {"rng": rest}
+
+
+def restore(
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    where: str,
+) -> None:
+    """Put everything back where `capture` took it from.
+
+    Raises:
+        IntegrityError: A part is missing or left over; it is named.
+    """
+    wanted = {f"model/{name}" for name in parameters} | {"rng/torch", "rng/numpy"}
+    moments = {key.split("/", 2)[2] for key in tensors if key.startswith("optimizer/exp_avg/")}
+    wanted |= {f"optimizer/{key}/{name}" for name in moments for key in ("exp_avg", "exp_avg_sq", "step")}
+    if moments and moments != set(parameters):
+        raise IntegrityError(where, f"optimizer state of {len(moments)} of {len(parameters)} parameters", "remove it")
+    for problem, names in (("misses", wanted - set(tensors)), ("has unknown", set(tensors) - wanted)):
+        if names:
+            raise IntegrityError(where, f"the saved state {problem} {sorted(names)[0]!r}", "remove it to start over")
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(tensors[f"model/{name}"])
+            if name in moments:
+                optimizer.state[p] = {
+                    key: tensors[f"optimizer/{key}/{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+    torch.set_rng_state(tensors["rng/torch"])
+    version, words, gauss = state["rng"]["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, position, has_gauss, cached = state["rng"]["numpy"]
+    np.random.set_state((kind, tensors["rng/numpy"].numpy().astype(np.uint32), position, has_gauss, cached))

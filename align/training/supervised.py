@@ -1,0 +1,90 @@
+"""The task of every stage that passes over fixed rows: epochs, batches, and an objective per micro-batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from align.data.order import epoch_order
+from align.data.types import TokenRow
+from align.engine.batch import TokenBatch, microbatches
+from align.objectives.reduce import Loss
+from align.training.loop import Micro
+from align.training.optim import Group
+
+Objective = Callable[[TokenBatch, list[TokenRow]], Loss]
+
+
+@dataclass
+class SupervisedTask:
+    """Epochs over rows in an order that is a pure function of (seed, epoch).
+
+    Attributes:
+        groups: What learns.
+        rows: The training rows.
+        epochs: Passes over them.
+        batch_size: Rows per step; the last batch of an epoch may be smaller.
+        budget: Padded tokens of a micro-batch; changes no result.
+        seed: Of the order.
+        objective: Sum of the loss over a micro-batch.
+        count: What a step's summed loss is divided by, over all its rows.
+        shown: Metric -> its short name on the progress line.
+    """
+
+    groups: list[Group]
+    rows: Sequence[TokenRow]
+    epochs: int
+    batch_size: int
+    budget: int
+    seed: int
+    objective: Objective
+    count: Callable[[Sequence[TokenRow]], float]
+    shown: Mapping[str, str]
+
+    @property
+    def total(self) -> int:
+        """Steps."""
+        return steps(len(self.rows), self.epochs, self.batch_size)
+
+    def micros(self, step: int) -> tuple[Iterable[Micro], float]:
+        """The step's rows, cut by the token budget."""
+        per_epoch = math.ceil(len(self.rows) / self.batch_size)
+        epoch, place = divmod(step, per_epoch)
+        order = epoch_order(self.seed, epoch, len(self.rows))
+        chosen = [self.rows[i] for i in order[place * self.batch_size : (place + 1) * self.batch_size]]
+        return self._cut(chosen), self.count(chosen)
+
+    def _cut(self, rows: list[TokenRow]) -> Iterator[Micro]:
+        for group, batch in microbatches(rows, self.budget):
+            part = [rows[i] for i in group]
+
+            def loss(batch: TokenBatch = batch, part: list[TokenRow] = part) -> Loss:
+                return self.objective(batch, part)
+
+            yield Micro(loss, batch.names, int(batch.lengths.sum()))
+
+    def edge(self, step: int) -> bool:
+        """A state may be saved after any step."""
+        return True
+
+    def after(self, step: int, metrics: dict[str, float]) -> dict[str, float] | None:
+        """Log every step."""
+        return metrics
+
+    def headline(self, row: Mapping[str, float]) -> dict[str, float]:
+        """The numbers of the progress line."""
+        return {short: row[name] for name, short in self.shown.items() if name in row}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: the order is a pure function of the step."""
+        return {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Nothing to put back."""
+
+
+def steps(rows: int, epochs: int, batch_size: int) -> int:
+    """Optimizer steps of `epochs` passes over `rows`."""
+    return epochs * math.ceil(rows / batch_size)
