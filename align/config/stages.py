@@ -117,7 +117,7 @@ class SamplingOptions(Strict):
     """How answers are sampled."""
 
     max_new_tokens: int = Field(64, ge=1, le=32768)
-    temperature: float = Field(1.0, gt=0, le=10)
+    temperature: float = Field(1.0, ge=0, le=10, description="divides the logits; 0 is greedy")
 
 
 class PpoOptions(TrainingOptions):

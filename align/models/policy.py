@@ -62,16 +62,17 @@ class Policy:
     @torch.no_grad()
     def ref_logps(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
         """Log-probs [C] under the policy that training started from."""
-        if self.frozen is not None:
-            return model_logps(self.frozen, batch, temperature)[0]
-        with self.as_reference():
-            return model_logps(self.plain, batch, temperature)[0]
+        with self.reference() as model:
+            return model_logps(model, batch, temperature)[0]
 
     @contextmanager
-    def as_reference(self) -> Iterator[None]:
-        """Inside, the model *is* the reference (LoRA only)."""
+    def reference(self) -> Iterator[PreTrainedModel]:
+        """The reference: the earlier adapter switched on while the block runs, or the second model."""
+        if self.frozen is not None:
+            yield self.frozen
+            return
         with adapters.switched(self.model, REFERENCE):
-            yield
+            yield self.plain
 
     def keep_reference(self) -> None:
         """Remember the present weights as the reference."""

@@ -1,0 +1,38 @@
+"""Scores from a reward model: batches in, numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from align.data.types import Response, TokenRow
+from align.engine.batch import microbatches
+from align.models.reward_model import RewardModel
+
+
+@torch.no_grad()
+def score_rows(reward: RewardModel, rows: Sequence[TokenRow], budget: int) -> list[Tensor]:
+    """Scores of each row's responses.
+
+    Args:
+        reward: The reward model.
+        rows: Prompts with K responses, each ending in EOS.
+        budget: Padded tokens of one forward.
+
+    Returns:
+        For each row a tensor [K].
+    """
+    found: list[Tensor] = [torch.empty(0)] * len(rows)
+    for group, batch in microbatches(rows, budget):
+        parts = reward.scores(batch).split([len(rows[i].responses) for i in group])
+        for i, part in zip(group, parts, strict=True):
+            found[i] = part
+    return found
+
+
+def answer_row(name: str, prompt: Sequence[int], answer: Sequence[int], eos: int, source: str = "") -> TokenRow:
+    """A row for scoring one answer: EOS is put behind it where it was cut, since that is where a reward is read."""
+    ids = tuple(answer) if answer and answer[-1] == eos else (*answer, eos)
+    return TokenRow(name, tuple(prompt), (Response(ids, (1.0,) * len(ids)),), source=source)

@@ -1,0 +1,335 @@
+"""Proximal policy optimisation with a critic (arXiv:1707.06347, arXiv:1909.08593, details of arXiv:2403.17031).
+
+The algorithm, top to bottom, is `PpoTask.collect` (sample, score, compare, value, advantage) and `PpoTask.micros`
+(clipped updates on shuffled minibatches).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.config.stages import PpoOptions
+from align.data import cards, tokenize
+from align.data.order import epoch_order
+from align.data.types import Response, TokenRow
+from align.engine.batch import TokenBatch, microbatches
+from align.evals.refusals import is_refusal
+from align.models.critic import Critic, critic_of
+from align.models.policy import Policy, load_template, open_policy
+from align.models.reward_model import RewardModel, open_reward_model
+from align.objectives.advantage import gae, token_rewards, whiten
+from align.objectives.kl import k1
+from align.objectives.policy import clipped_ratio
+from align.objectives.reduce import Loss
+from align.objectives.value import clipped_value, explained_variance
+from align.reward.score import answer_row, score_rows
+from align.rollout.generate import generate
+from align.rollout.types import Rollout
+from align.stages.base import Stage, StageContext, starting_point
+from align.training import checks
+from align.training.kl_control import KLController
+from align.training.loop import Micro, train
+from align.training.optim import Group
+
+STEP0 = 1e-3  # the sampler's kernels (one token at a time) and the forward's round differently
+
+
+class Ppo(Stage[PpoOptions]):
+    """Raise the reward of sampled answers while staying near the policy it starts from."""
+
+    kind = "ppo"
+
+    def prepare(self) -> int:
+        """Tokenise the training prompts."""
+        o = self.ctx.options
+        self.template = load_template(self.ctx.base, self.ctx.recipe.model.template)
+        data = cards.load(o.prompts, "prompts", "train", max_drop=o.max_drop)
+        self.prompts = tokenize.prompts(data, self.template, max_prompt=o.max_prompt, max_drop=o.max_drop)
+        return o.iterations * o.epochs * o.minibatches
+
+    def run(self, out: Path) -> dict[str, Any]:
+        """Train and write a policy."""
+        ctx, o = self.ctx, self.ctx.options
+        template = ctx.recipe.model.template
+        policy = open_policy(starting_point(ctx, o.policy), ctx.base, template, ctx.recipe.adapter, ctx.seed)
+        policy.keep_reference()
+        reward = open_reward_model(ctx.inputs[o.reward], ctx.base, template)
+        task = PpoTask(ctx, policy, reward, critic_of(reward), self.prompts.rows)
+        every = o.save_every * o.epochs * o.minibatches
+        train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=every)
+        policy.save(out)
+        self._samples(task, out)
+        rounds = ctx.work.metrics.rows()
+        return {
+            "kind": self.kind,
+            "steps": task.total,
+            "iterations": o.iterations,
+            "samples": o.iterations * o.prompts_per_iteration * o.samples_per_prompt,
+            "reward_scale": {"mean": task.mean, "std": task.std},
+            "before": _brief(rounds[0]),
+            "after": _brief(rounds[-1]),
+        }
+
+    def _samples(self, task: PpoTask, out: Path) -> None:
+        """A dozen prompts, answered by the reference and by the trained policy with the same draws."""
+        rows = task.prompts[:: max(1, len(task.prompts) // 12)][:12]
+        after = task.sample(rows, self.ctx.seed, samples=1)
+        with task.policy.reference() as reference:
+            before = task.sample(rows, self.ctx.seed, samples=1, model=reference)
+        scores = [task.score(part).tolist() for part in (before, after)]
+        eos, decode = self.template.eos_id, self.template.decode
+        with (out / "samples.jsonl").open("w") as file:
+            for i, row in enumerate(rows):
+                line = {
+                    "id": row.id,
+                    "source": row.source,
+                    "prompt": decode(list(row.prompt)),
+                    "before": decode(list(before[i].text_ids(eos))),
+                    "after": decode(list(after[i].text_ids(eos))),
+                    "score_before": scores[0][i],
+                    "score_after": scores[1][i],
+                }
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _brief(row: Mapping[str, float]) -> dict[str, float]:
+    names = ("objective/scores", "objective/kl", "response/length", "response/eos_rate", "response/refusal_rate")
+    return {name: row[name] for name in names if name in row}
+
+
+@dataclass
+class Round:
+    """The samples of one iteration; S answers of at most T tokens, padded with zeros.
+
+    Attributes:
+        rows: S prompts with one answer each.
+        mask: [S, T] True at real tokens.
+        logps: [S, T] log-probs recorded when the tokens were sampled.
+        values: [S, T] of the critic as it was then.
+        advantages: [S, T].
+        returns: [S, T] targets of the critic.
+        metrics: What the round looked like.
+    """
+
+    rows: list[TokenRow]
+    mask: Tensor
+    logps: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+    metrics: dict[str, float]
+
+
+class PpoTask:
+    """Rounds of sampling, each followed by epochs of clipped updates."""
+
+    def __init__(
+        self,
+        ctx: StageContext[PpoOptions],
+        policy: Policy,
+        reward: RewardModel,
+        critic: Critic,
+        prompts: Sequence[TokenRow],
+    ) -> None:
+        self.o, self.seed, self.name = ctx.options, ctx.seed, ctx.name
+        self.policy, self.reward, self.critic, self.prompts = policy, reward, critic, list(prompts)
+        self.eos = policy.template.eos_id
+        self.groups = [
+            Group("policy", policy.trainable(), self.o.lr),
+            Group("critic", critic.trainable(), self.o.critic_lr or 3 * self.o.lr),
+        ]
+        self.kl = KLController(self.o.kl_coef, self.o.kl_target, self.o.kl_horizon)
+        self.mean, self.std = 0.0, 1.0
+        self.per_round = self.o.epochs * self.o.minibatches
+        self.total = self.o.iterations * self.per_round
+        self.now: Round | None = None
+        self.updates: list[dict[str, float]] = []
+
+    # --- one iteration -------------------------------------------------------------------------------------------
+
+    def collect(self, iteration: int) -> Round:
+        """Steps 1 to 6 of an iteration, everything before the first update."""
+        o = self.o
+        # 1. Sample answers; their log-probs are recorded as they are drawn.
+        prompts = self._prompts(iteration)
+        rollouts = self.sample(prompts, self.seed * 1_000_003 + iteration, o.samples_per_prompt)
+        rows = [_row(r, s) for r, s in zip(rollouts, _repeat(prompts, o.samples_per_prompt), strict=True)]
+        mask = _pad([torch.ones(len(r.ids)) for r in rollouts]).bool()
+        logps = _pad([torch.tensor(r.logps) for r in rollouts])
+        # 2. Score them. The scale of a reward model is arbitrary: its unit becomes that of the reference's answers,
+        #    which are those of iteration 0. An answer without EOS pays for it.
+        raw = self.score(rollouts)
+        if iteration == 0 and o.normalise_reward:
+            self.mean, self.std = float(raw.mean()), float(raw.std().clamp_min(1e-6))
+        self.critic.mean, self.critic.std = self.mean, self.std
+        ended = torch.tensor([r.ended for r in rollouts])
+        scores = (raw - self.mean) / self.std - o.missing_eos_penalty * (~ended)
+        # 3. Compare with the reference: a per-token penalty, k1, goes into the reward.
+        ref_logps = self._per_token(rows, lambda b: self.policy.ref_logps(b, o.sampling.temperature))
+        if iteration == 0:
+            self._check_step_0(rows, mask, logps, ref_logps)
+        kl = k1(logps, ref_logps) * mask
+        rewards = token_rewards(scores, kl, mask, self.kl.coef)
+        # 4. Value each token, 5. turn rewards and values into advantages, 6. whiten them.
+        values = self._per_token(rows, self.critic.values)
+        estimate = gae(rewards, values, mask, o.gamma, o.lam)
+        advantages = whiten(estimate.advantages, mask) if o.whiten else estimate.advantages
+        metrics = self._describe(rollouts, rows, raw, scores, kl.sum(1))
+        metrics["val/explained_var"] = explained_variance(values, estimate.returns, mask)
+        self.kl.update(metrics["objective/kl"], len(rows))
+        return Round(rows, mask, logps, values, advantages, estimate.returns, metrics)
+
+    def micros(self, step: int) -> tuple[Iterable[Micro], float]:
+        """Step 7: clipped updates of policy and critic on shuffled minibatches of the round."""
+        iteration, update = divmod(step, self.per_round)
+        if update == 0:
+            self.now, self.updates = self.collect(iteration), []
+        assert self.now is not None, "a state stands at the edge of a round"
+        epoch, place = divmod(update, self.o.minibatches)
+        order = epoch_order(self.seed, iteration * self.o.epochs + epoch, len(self.now.rows))
+        size = len(order) // self.o.minibatches
+        chosen = list(order[place * size : (place + 1) * size])
+        learns = iteration >= self.o.critic_warmup
+        return self._cut(self.now, chosen, learns), float(self.now.mask[chosen].sum())
+
+    def _cut(self, now: Round, chosen: list[int], policy_learns: bool) -> Iterator[Micro]:
+        rows = [now.rows[i] for i in chosen]
+        for group, batch in microbatches(rows, self.o.micro_tokens, score_all=True):
+            index = torch.tensor([chosen[i] for i in group])
+
+            def loss(batch: TokenBatch = batch, index: Tensor = index) -> Loss:
+                return self._loss(now, batch, index, policy_learns)
+
+            yield Micro(loss, batch.names, int(batch.lengths.sum()))
+
+    def _loss(self, now: Round, batch: TokenBatch, index: Tensor, policy_learns: bool) -> Loss:
+        """Sum over tokens of the policy's and the critic's loss; they share no weights that learn."""
+        mask = now.mask[index]
+        old, advantages = now.logps[index][mask], now.advantages[index][mask]
+        every = torch.ones_like(old, dtype=torch.bool)
+        values = self.critic.values(batch)
+        value = clipped_value(values, now.values[index][mask], now.returns[index][mask], every, self.o.value_clip)
+        if not policy_learns:
+            return value
+        logps, entropy = self.policy.logps(batch, self.o.sampling.temperature)
+        policy = clipped_ratio(logps, old, advantages, every, self.o.clip, entropy)
+        return Loss(policy.total + value.total, {**policy.metrics, **value.metrics})
+
+    # --- parts ---------------------------------------------------------------------------------------------------
+
+    def sample(self, prompts: Sequence[TokenRow], seed: int, samples: int, model: Any = None) -> list[Rollout]:
+        """Answers of the policy, or of another model."""
+        return generate(
+            model if model is not None else self.policy.plain,
+            prompts,
+            eos=self.eos,
+            max_new_tokens=self.o.sampling.max_new_tokens,
+            temperature=self.o.sampling.temperature,
+            seed=seed,
+            samples=samples,
+        )
+
+    def score(self, rollouts: Sequence[Rollout]) -> Tensor:
+        """[S] raw scores, read at EOS, which is put behind a cut answer."""
+        rows = [answer_row(f"{r.id}/{r.sample}", r.prompt, r.ids, self.eos) for r in rollouts]
+        return torch.cat(score_rows(self.reward, rows, self.o.micro_tokens))
+
+    def _prompts(self, iteration: int) -> list[TokenRow]:
+        """The iteration's prompts: a window over reshuffled passes, a pure function of (seed, iteration)."""
+        count, size = len(self.prompts), self.o.prompts_per_iteration
+        places = range(iteration * size, (iteration + 1) * size)
+        orders = {p // count: epoch_order(self.seed, p // count, count) for p in (places[0], places[-1])}
+        for epoch in range(places[0] // count, places[-1] // count):
+            orders.setdefault(epoch, epoch_order(self.seed, epoch, count))
+        return [self.prompts[orders[p // count][p % count]] for p in places]
+
+    @torch.no_grad()
+    def _per_token(self, rows: Sequence[TokenRow], read: Callable[[TokenBatch], Tensor]) -> Tensor:
+        """[S, T] one number per answer token."""
+        found: list[Tensor] = [torch.empty(0)] * len(rows)
+        for group, batch in microbatches(rows, self.o.micro_tokens, score_all=True):
+            sizes = torch.bincount(batch.scored_in, minlength=batch.sequences).tolist()
+            for i, part in zip(group, read(batch).split(sizes), strict=True):
+                found[i] = part
+        return _pad(found)
+
+    def _check_step_0(self, rows: list[TokenRow], mask: Tensor, logps: Tensor, ref_logps: Tensor) -> None:
+        """Before the first update the policy is the reference: ratio 1, KL 0, and the sampler's log-probs are the
+        forward's."""
+        now = self._per_token(rows, lambda b: self.policy.logps(b, self.o.sampling.temperature)[0])
+        checks.same(f"{self.name}, step 0", "log-probs of policy and reference", now[mask], ref_logps[mask], 1e-6)
+        checks.same(f"{self.name}, step 0", "log-probs as sampled and recomputed", now[mask], logps[mask], STEP0)
+        checks.reward_alone_equals_batched(self.reward, [answer_row(r.id, r.prompt, r.responses[0].ids, self.eos) for r in rows[:4]])
+
+    def _describe(
+        self, rollouts: Sequence[Rollout], rows: Sequence[TokenRow], raw: Tensor, scores: Tensor, kl: Tensor
+    ) -> dict[str, float]:
+        """What the round looked like, under the names the field knows."""
+        texts = [self.policy.template.decode(list(r.text_ids(self.eos))) for r in rollouts]
+        metrics = {
+            "objective/scores": float(raw.mean()),
+            "objective/kl": float(kl.mean()),
+            "objective/kl_coef": self.kl.coef,
+            "objective/rlhf_reward": float((scores - self.kl.coef * kl).mean()),
+            "response/length": sum(len(r.ids) for r in rollouts) / len(rollouts),
+            "response/eos_rate": sum(r.ended for r in rollouts) / len(rollouts),
+            "response/refusal_rate": sum(map(is_refusal, texts)) / len(texts),
+        }
+        for source in sorted({row.source for row in rows}):
+            part = [i for i, row in enumerate(rows) if row.source == source]
+            metrics[f"objective/scores/{source}"] = float(raw[part].mean())
+            metrics[f"response/refusal_rate/{source}"] = sum(is_refusal(texts[i]) for i in part) / len(part)
+        return metrics
+
+    # --- what the loop asks --------------------------------------------------------------------------------------
+
+    def edge(self, step: int) -> bool:
+        """A state stands between rounds, so a round is never trained twice or in part."""
+        return step % self.per_round == 0
+
+    def after(self, step: int, metrics: dict[str, float]) -> dict[str, float] | None:
+        """One row per round: the round's numbers and the mean over its updates."""
+        self.updates.append(metrics)
+        if not self.edge(step + 1) or self.now is None:
+            return None
+        names = sorted({name for update in self.updates for name in update})
+        means = {}
+        for name in names:
+            values = [update[name] for update in self.updates if name in update]
+            means[name] = sum(values) / len(values)
+        return {"iteration": float(step // self.per_round + 1), **self.now.metrics, **means}
+
+    def headline(self, row: Mapping[str, float]) -> dict[str, float]:
+        """The numbers of the progress line."""
+        return {"reward": row["objective/scores"], "KL": row["objective/kl"], "refusals": row["response/refusal_rate"]}
+
+    def state(self) -> dict[str, Any]:
+        """The adaptive coefficient and the reward's unit."""
+        return {"kl_coef": self.kl.coef, "mean": self.mean, "std": self.std}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Put them back."""
+        self.kl.coef, self.mean, self.std = state["kl_coef"], state["mean"], state["std"]
+
+
+def _row(rollout: Rollout, prompt: TokenRow) -> TokenRow:
+    response = Response(rollout.ids, (1.0,) * len(rollout.ids))
+    return TokenRow(f"{rollout.id}/{rollout.sample}", rollout.prompt, (response,), source=prompt.source)
+
+
+def _repeat(rows: Sequence[TokenRow], times: int) -> list[TokenRow]:
+    return [row for row in rows for _ in range(times)]
+
+
+def _pad(rows: Sequence[Tensor]) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+STAGE = Ppo

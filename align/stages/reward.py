@@ -1,0 +1,143 @@
+"""A reward model from rankings of K answers in ordered tiers, one forward per prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.config.stages import RewardOptions
+from align.data import cards, tokenize
+from align.data.rankings import thin
+from align.data.types import Dataset, Ranking, TokenRow
+from align.engine.batch import TokenBatch
+from align.models.policy import load_template
+from align.models.reward_model import RewardModel, new_reward_model
+from align.objectives.ranking import RANKING_LOSSES, centring
+from align.objectives.reduce import Loss
+from align.reward import quality
+from align.reward.fit_head import fit_head
+from align.reward.score import score_rows
+from align.stages.base import Stage, starting_point
+from align.training import checks
+from align.training.loop import train
+from align.training.optim import Group
+from align.training.supervised import SupervisedTask, steps
+
+
+class Reward(Stage[RewardOptions]):
+    """Learn a number for an answer from people's rankings."""
+
+    kind = "reward"
+
+    def prepare(self) -> int:
+        """Tokenise the training and the held-out rankings."""
+        o = self.ctx.options
+        self.template = load_template(self.ctx.base, self.ctx.recipe.model.template)
+        self.texts = {split: self._load(split) for split in ("train", "test")}
+        self.tokens = {
+            split: tokenize.rankings(
+                data, self.template, max_prompt=o.max_prompt, max_answer=o.max_answer, max_drop=o.max_drop
+            )
+            for split, data in self.texts.items()
+        }
+        return steps(len(self.tokens["train"].rows), o.epochs, o.batch_size)
+
+    def _load(self, split: Any) -> Dataset[Ranking]:
+        o = self.ctx.options
+        data = cards.load(o.data, "rankings", split, max_drop=o.max_drop)
+        data.rows = [thin(row, o.max_answers) for row in data.rows]  # type: ignore[assignment]
+        return data  # type: ignore[return-value]
+
+    def run(self, out: Path) -> dict[str, Any]:
+        """Train and write a reward model."""
+        ctx, o = self.ctx, self.ctx.options
+        rows, held_out = self.tokens["train"].rows, self.tokens["test"].rows
+        checks.last_label_is_eos([*rows, *held_out], self.template.eos_id, ctx.name)
+        reward = new_reward_model(
+            starting_point(ctx, o.model),
+            ctx.base,
+            ctx.recipe.model.template,
+            ctx.recipe.adapter,
+            layers=o.layers,
+            seed=ctx.seed,
+        )
+        checks.reward_alone_equals_batched(reward, rows[:4])
+        if o.head_init == "fit":
+            ridge = fit_head(reward, rows, o.micro_tokens)
+            ctx.reporter.note(f"{ctx.name}: head fitted on frozen features, ridge {ridge:g}")
+        task = self._task(reward, rows)
+        reward.model.train()
+        train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=o.checkpoint_every)
+        reward.model.eval()
+        reward.save(out)
+        scores = [s.numpy() for s in score_rows(reward, held_out, o.micro_tokens)]
+        return {
+            "kind": self.kind,
+            "steps": task.total,
+            "rows": len(rows),
+            "answers": sum(len(row.responses) for row in rows),
+            "dropped": self.tokens["train"].dropped,
+            "quality": quality.report(self.texts["train"].rows, self._held_out_texts(), scores, seed=ctx.seed),
+        }
+
+    def _held_out_texts(self) -> list[Ranking]:
+        """The held-out rankings as texts, with the answers that tokenising kept."""
+        by_id = {row.id: row for row in self.texts["test"].rows}
+        return [by_id[row.id] for row in self.tokens["test"].rows]
+
+    def _task(self, reward: RewardModel, rows: Sequence[TokenRow]) -> SupervisedTask:
+        o = self.ctx.options
+        trainable = reward.trainable()
+        head = {n: p for n, p in trainable.items() if ".score." in f".{n}"}
+        body = {n: p for n, p in trainable.items() if n not in head}
+
+        def objective(batch: TokenBatch, part: Sequence[TokenRow]) -> Loss:
+            return ranking_loss(reward.scores(batch), part, o)
+
+        return SupervisedTask(
+            groups=[Group("reward", body, o.lr), Group("head", head, o.head_lr or o.lr)],
+            rows=rows,
+            epochs=o.epochs,
+            batch_size=o.batch_size,
+            budget=o.micro_tokens,
+            seed=self.ctx.seed,
+            objective=objective,
+            count=len,
+            shown={"loss": "loss", "accuracy": "accuracy"},
+        )
+
+
+def ranking_loss(scores: Tensor, rows: Sequence[TokenRow], options: RewardOptions) -> Loss:
+    """The loss of a micro-batch of rankings.
+
+    Args:
+        scores: [S] scores of the rows' responses, row by row.
+        rows: B rankings.
+        options: Which loss, margin and centring.
+
+    Returns:
+        Sum over the B prompts.
+    """
+    sizes = [len(row.responses) for row in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(list(scores.split(sizes)), batch_first=True)
+    mask = torch.arange(padded.shape[1])[None] < torch.tensor(sizes)[:, None]
+    tiers = _rectangle([row.tiers for row in rows], torch.long)
+    with_ratings = options.margin > 0 and all(row.ratings for row in rows)
+    ratings = _rectangle([row.ratings for row in rows], torch.float32) if with_ratings else None
+    margin = options.margin if with_ratings else 0.0
+    loss = RANKING_LOSSES.get(options.loss)(padded, tiers, mask, ratings, margin)
+    if options.centring == 0:
+        return loss
+    extra = centring(padded, mask)
+    return Loss(loss.total + options.centring * extra.total, {**loss.metrics, **extra.metrics})
+
+
+def _rectangle(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True)
+
+
+STAGE = Reward
