@@ -155,6 +155,8 @@ class PpoOptions(TrainingOptions):
             raise ValueError(
                 f"minibatches {self.minibatches} does not divide prompts_per_iteration x samples_per_prompt = {rows}"
             )
+        if self.sampling.temperature == 0:
+            raise ValueError("sampling.temperature 0 draws nothing to learn from; give 0.7 to 1")
         return self
 
 

@@ -133,6 +133,18 @@ def fill(peft: nn.Module, weights: dict[str, torch.Tensor], where: str, ignore: 
     set_peft_model_state_dict(peft, weights)  # type: ignore[arg-type]
 
 
+def base_of(folder: Path) -> str:
+    """The base model that a saved adapter belongs to.
+
+    Raises:
+        ConfigError: It is not where it was.
+    """
+    base = str(PeftConfig.from_pretrained(folder).base_model_name_or_path)
+    if not Path(base).is_dir():
+        raise ConfigError(str(folder), f"its base model {base} is gone", "run the recipe again: it is fetched once more")
+    return base
+
+
 def copy_adapter(peft: nn.Module, name: str) -> None:
     """Add a frozen adapter `name` that equals the active one, or make it equal again."""
     assert isinstance(peft, PeftModel)
