@@ -124,7 +124,8 @@ def fill(peft: nn.Module, weights: dict[str, torch.Tensor], where: str, ignore: 
     """Copy adapter weights in; `ignore` lists parts of names that may stay as they are."""
     wanted = get_peft_model_state_dict(peft)  # type: ignore[arg-type]
     skip = tuple(ignore)
-    missing = [n for n in wanted if n not in weights and not any(part in n for part in skip)]
+    weights = {**{n: w for n, w in wanted.items() if any(part in n for part in skip)}, **weights}
+    missing = [n for n in wanted if n not in weights]
     extra = [n for n in weights if n not in wanted]
     shape = [n for n in weights if n in wanted and wanted[n].shape != weights[n].shape]
     for problem, names in (("missing", missing), ("left over", extra), ("of another shape", shape)):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from align.artifacts.store import Artifact
 from align.config.schema import AnyAdapter, LoraAdapter
@@ -152,6 +153,7 @@ def load_causal(folder: Path) -> PreTrainedModel:
 
 def load_checked(auto: Any, folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """`from_pretrained` with safetensors only, no foreign code, and every weight finite."""
+    quiet()
     try:
         model, info = auto.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **kwargs
@@ -163,6 +165,12 @@ def load_checked(auto: Any, folder: Path, **kwargs: Any) -> tuple[PreTrainedMode
         if bad and name not in info["missing_keys"]:
             raise NumericsError(str(folder), f"{name} holds {bad} values that are not finite", "get another copy")
     return model, info
+
+
+def quiet() -> None:
+    """Keep transformers' bars and load reports off the screen: what they would say is checked and said in one line."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _generation_config(base: Path, folder: Path) -> None:

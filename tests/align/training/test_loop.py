@@ -1,0 +1,161 @@
+"""The loop on a toy task: accumulation, refusal of bad numbers, interruption, exact resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from align.artifacts.store import Store, Work
+from align.config.stages import SftOptions
+from align.errors import IntegrityError, Interrupted, NumericsError
+from align.objectives.reduce import Loss, Metric
+from align.training.loop import Micro, train
+from align.training.optim import Group
+
+OPTIONS = SftOptions(kind="sft", data="x", lr=0.1, max_grad_norm=1e9, schedule="linear")
+
+
+class Quiet:
+    """A reporter that keeps its lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def step(self, step: int, total: int, headline: Mapping[str, float], tokens: int = 0) -> None:
+        """Count."""
+        self.lines.append(f"{step}/{total}")
+
+    def note(self, text: str) -> None:
+        """Keep."""
+        self.lines.append(text)
+
+
+class Line:
+    """Least squares with dropout, so that the random generators matter."""
+
+    def __init__(self, cut: int = 4, bad_step: int | None = None, total: int = 6, edges: int = 1) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Linear(3, 1)
+        self.x = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+        self.groups = [Group("line", dict(self.model.named_parameters()), 0.1)]
+        self.cut, self.bad_step, self.total, self.edges, self.memory = cut, bad_step, total, edges, 0.0
+        self.dropout = 0.0
+
+    def micros(self, step: int) -> tuple[Iterable[Micro], float]:
+        """Rows in parts of `cut`."""
+        def part(x: torch.Tensor) -> Loss:
+            y = self.model(nn.functional.dropout(x, self.dropout)).pow(2).sum()
+            if step == self.bad_step:
+                y = y * float("nan")
+            return Loss(y, {"square": Metric(y.detach(), float(len(x)))})
+
+        parts = self.x.split(self.cut)
+        return [Micro(lambda x=x: part(x), tuple(f"r{i}" for i in range(len(x))), len(x)) for x in parts], 4.0  # type: ignore[misc]
+
+    def edge(self, step: int) -> bool:
+        """Every `edges` steps."""
+        return step % self.edges == 0
+
+    def after(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        """A running statistic that must survive."""
+        self.memory = 0.5 * self.memory + metrics["loss"]
+        return {**metrics, "memory": self.memory}
+
+    def headline(self, row: Mapping[str, float]) -> dict[str, float]:
+        """The loss."""
+        return {"loss": row["loss"]}
+
+    def state(self) -> dict[str, Any]:
+        """The statistic."""
+        return {"memory": self.memory}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Put it back."""
+        self.memory = state["memory"]
+
+
+def work(folder: Path) -> Work:
+    return Store(folder).work("policy", "k" * 64)
+
+
+def run(task: Line, folder: Path, stop_at: int | None = None, every: int = 2) -> Work:
+    w = work(folder)
+    calls = iter(range(1, 100))
+    train(task, OPTIONS, w, Quiet(), lambda: stop_at is not None and next(calls) == stop_at, seed=3, every=every)
+    return w
+
+
+def test_any_cut_gives_the_same_gradient(tmp_path: Path) -> None:
+    whole, parts = Line(cut=4), Line(cut=1)
+    a, b = run(whole, tmp_path / "a"), run(parts, tmp_path / "b")
+    torch.testing.assert_close(whole.model.weight, parts.model.weight, rtol=1e-5, atol=1e-7)
+    for x, y in zip(a.metrics.rows(), b.metrics.rows(), strict=True):
+        assert x["loss"] == pytest.approx(y["loss"], rel=1e-5)
+        assert x["square"] == pytest.approx(x["loss"], rel=1e-5), "the mean over rows"
+
+
+def test_first_loss_and_gradient_norm_by_hand(tmp_path: Path) -> None:
+    task = Line()
+    weight, bias = task.model.weight.detach().clone(), task.model.bias.detach().clone()
+    y = task.x @ weight[0] + bias
+    gradient = torch.cat([(2 * y[:, None] * task.x).mean(0), (2 * y).mean()[None]])
+    row = run(task, tmp_path).metrics.rows()[0]
+    assert row["loss"] == pytest.approx(float(y.pow(2).mean()), rel=1e-5)
+    assert row["grad_norm/line"] == pytest.approx(float(gradient.norm()), rel=1e-5)
+    assert row["step"] == 1
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4])
+def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, stop_at: int) -> None:
+    whole, first, second = Line(), Line(), Line()
+    for task in (whole, first, second):
+        task.dropout = 0.5
+    want = run(whole, tmp_path / "a").metrics.rows()
+    with pytest.raises(Interrupted, match=f"step {stop_at} of 6"):
+        run(first, tmp_path / "b", stop_at=stop_at)
+    torch.manual_seed(99)
+    got = run(second, tmp_path / "b").metrics.rows()
+    assert got == want
+    assert torch.equal(whole.model.weight, second.model.weight)
+
+
+def test_a_stop_between_edges_goes_back_to_the_last_edge(tmp_path: Path) -> None:
+    whole, first, second = Line(edges=3), Line(edges=3), Line(edges=3)
+    want = run(whole, tmp_path / "a").metrics.rows()
+    with pytest.raises(Interrupted, match="step 3 of 6"):
+        run(first, tmp_path / "b", stop_at=5)
+    assert run(second, tmp_path / "b").metrics.rows() == want
+
+
+def test_nan_stops_before_the_step_and_names_the_rows(tmp_path: Path) -> None:
+    task = Line(cut=2, bad_step=3)
+    with pytest.raises(NumericsError, match="step 4: loss nan is not finite"):
+        run(task, tmp_path)
+    clean = Line(total=6)
+    with pytest.raises(Interrupted):
+        run(clean, tmp_path / "clean", stop_at=3)
+    assert torch.equal(task.model.weight, clean.model.weight), "no step was taken with the bad batch"
+    written = json.loads((work(tmp_path).folder / "bad_batch.json").read_text())
+    assert written["step"] == 4
+    assert written["rows"] == ["r0", "r1"]
+    checkpoint = work(tmp_path).latest()
+    assert checkpoint is not None
+    assert checkpoint.step == 2
+
+
+def test_a_state_that_lacks_a_part_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(Line(), tmp_path, stop_at=2)
+    w = work(tmp_path)
+    checkpoint = w.latest()
+    assert checkpoint is not None
+    tensors = {k: v for k, v in checkpoint.tensors.items() if k != "optimizer/exp_avg_sq/line/bias"}
+    w.save(3, tensors, checkpoint.state)
+    with pytest.raises(IntegrityError, match="misses 'optimizer/exp_avg_sq/line/bias'"):
+        run(Line(), tmp_path)
