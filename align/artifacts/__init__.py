@@ -1,1 +1,1 @@
-
+"""Committed folders: commit protocol, manifest, store, saved states, locks."""
