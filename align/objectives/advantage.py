@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Advantages(NamedTuple):
-    """[S, T] `advantages` of the tokens over the critic's guess, and [S, T] `returns`, the critic's targets."""
+    """[S, T] `advantages` over the critic's guess, and [S, T] `returns`, the critic's targets."""
 
     advantages: Tensor
     returns: Tensor
@@ -28,8 +28,8 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> T
     """Reward of each token: a KL penalty on every token, the answer's score on its last one.
 
     Equation: R_t = - kl_coef kl_t + score [t is the last token] (arXiv:1909.08593, Eq. 2, spread over the
-    tokens as in arXiv:2403.17031). Departures: none. The score of a row without any real token has no place and is
-    left out.
+    tokens as in arXiv:2403.17031). Departures: none. The score of a row without any real token has no place
+    and is left out.
 
     Args:
         scores: [S] score of each answer.
@@ -57,9 +57,11 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> T
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Advantages:
     """Generalised advantage estimation over the tokens of each answer.
 
-    Equation: delta_t = r_t + gamma V_{t+1} - V_t; A_t = delta_t + gamma lam A_{t+1} (arXiv:1506.02438, Eq. 16);
-    returns R_t = A_t + V_t. Departure: the value after an answer's last token is 0 whether it ended by itself or was
-    cut (as in arXiv:2403.17031): an answer cut at the token limit is final, since its score is all it will get.
+    Equation: delta_t = r_t + gamma V_{t+1} - V_t; A_t = delta_t + gamma lam A_{t+1} (arXiv:1506.02438, Eq.
+        16);
+    returns R_t = A_t + V_t. Departure: the value after an answer's last token is 0 whether it ended by itself
+    or was cut (as in arXiv:2403.17031): an answer cut at the token limit is final, since its score is all it
+    will get.
 
     Args:
         rewards: [S, T] reward of each token.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 LOG_RATIO_LIMIT = 20.0
-"""A log-ratio of probabilities is cut to +-20 before exp: e^20 is 5e8, far beyond any ratio that means something."""
+"""A log-ratio is cut to +-20 before exp: e^20 is 5e8, far beyond any ratio that means something."""
 
 
 def k1(logps: Tensor, ref_logps: Tensor) -> Tensor:

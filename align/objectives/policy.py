@@ -24,7 +24,8 @@ def clipped_ratio(
     +-`LOG_RATIO_LIMIT` before exp, and tokens that were cut are counted; they carry no gradient.
 
     Args:
-        logps: [S, T] log-probabilities of the sampled tokens under the policy, with gradient.
+        logps: [S, T] log-probabilities of the sampled tokens under the policy, with gradient. All tensors may
+            have any one shape, such as [N] flat tokens.
         old_logps: [S, T] the same when they were sampled.
         advantages: [S, T] advantages.
         mask: [S, T] true on real tokens; what stands elsewhere has no effect, whatever it is.
@@ -32,9 +33,9 @@ def clipped_ratio(
         entropy: [S, T] entropy of the policy at each token, for the log only.
 
     Returns:
-        The sum; divide by the number of real tokens. Metrics: `loss/policy`, `policy/clipfrac` (tokens whose clipped
-        term is the larger loss), `policy/approxkl` (k3 of old and new), `policy/ratio` (mean), `policy/ratio_cut`
-        (number of tokens whose log-ratio was cut), `policy/entropy` if given.
+        The sum; divide by the number of real tokens. Metrics: `loss/policy`, `policy/clipfrac` (tokens whose
+        clipped term is the larger loss), `policy/approxkl` (k3 of old and new), `policy/ratio` (mean),
+        `policy/ratio_cut` (number of tokens whose log-ratio was cut), `policy/entropy` if given.
 
     Example:
         A ratio of 2 with advantage 1 is clipped at 1.2; a ratio of 1 with advantage -1 is not.

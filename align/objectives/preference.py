@@ -40,9 +40,10 @@ def dpo_sigmoid(
 ) -> Loss:
     """Direct preference optimisation with the logistic loss.
 
-    Equation: with the implicit rewards r = beta (log pi(y|x) - log pi_ref(y|x)) and h = r_chosen - r_rejected,
-    L = sum_pairs - log sigmoid(h) (arXiv:2305.18290, Eq. 7). With label smoothing e, for labels that are wrong
-    with probability e: L = sum_pairs - (1 - e) log sigmoid(h) - e log sigmoid(-h) ("conservative DPO",
+    Equation: with the implicit rewards r = beta (log pi(y|x) - log pi_ref(y|x)) and h = r_chosen -
+        r_rejected,
+    L = sum_pairs - log sigmoid(h) (arXiv:2305.18290, Eq. 7). With label smoothing e, for labels that are
+    wrong with probability e: L = sum_pairs - (1 - e) log sigmoid(h) - e log sigmoid(-h) ("conservative DPO",
     E. Mitchell, https://ericmitchell.ai/cdpo.pdf). Departures: none.
 
     Args:
@@ -55,8 +56,8 @@ def dpo_sigmoid(
 
     Returns:
         The sum; divide by the number of pairs. Metrics, under TRL's names: `loss`, `rewards/chosen`,
-        `rewards/rejected`, `rewards/accuracies` (strictly greater, so 0 where policy and reference are equal),
-        `rewards/margins`, `logps/chosen`, `logps/rejected`.
+        `rewards/rejected`, `rewards/accuracies` (strictly greater, so 0 where policy and reference are
+        equal), `rewards/margins`, `logps/chosen`, `logps/rejected`.
 
     Example:
         >>> import torch

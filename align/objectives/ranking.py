@@ -35,10 +35,11 @@ def plackett_luce(
     """Negative log-likelihood of tiers under the Plackett-Luce model; the order within a tier is not known.
 
     Equation: L = sum_prompts - sum_tiers log P(A before R), where A is a tier, R all worse answers, and
-    P(A before R) = int_0^1 prod_{a in A} (1 - u^(exp(s_a) / sum_{r in R} exp(s_r))) du, the total probability of all
-    orders of A in front of R (arXiv:2006.05067). Departures: the integral is taken over the whole line by the
-    trapezoid rule (see `_log_tier_first`), and a tier of one answer uses the closed form, so that K = 2 is exactly
-    Bradley-Terry and a ranking without ties exactly the classic sum of log-softmax over the answers that remain.
+    P(A before R) = int_0^1 prod_{a in A} (1 - u^(exp(s_a) / sum_{r in R} exp(s_r))) du, the total probability
+    of all orders of A in front of R (arXiv:2006.05067). Departures: the integral is taken over the whole line
+    by the trapezoid rule (see `_log_tier_first`), and a tier of one answer uses the closed form, so that K =
+    2 is exactly Bradley-Terry and a ranking without ties exactly the classic sum of log-softmax over the
+    answers that remain.
 
     Args:
         scores: [B, K] scores, with gradient.
@@ -48,8 +49,8 @@ def plackett_luce(
         margin: Must be 0, since the model has no margin.
 
     Returns:
-        The sum; divide by the number of prompts. A prompt whose answers share one tier adds 0. Metrics: `loss`,
-        and `accuracy` and `margin` of `_pair_metrics`.
+        The sum; divide by the number of prompts. A prompt whose answers share one tier adds 0. Metrics:
+        `loss`, and `accuracy` and `margin` of `_pair_metrics`.
 
     Raises:
         ValueError: A margin is asked for.
@@ -82,10 +83,11 @@ def plackett_luce(
 def _log_tier_first(scores: Tensor, first: Tensor, rest: Tensor) -> Tensor:
     """Log-probability that all of `first` come before any of `rest`, [rows].
 
-    With u = exp(-e^x) the integral becomes int exp(x - e^x) prod_a (1 - exp(-e^(x + d_a))) dx over the line, where
-    d_a = s_a - log sum_r exp(s_r). Both tails fall off exponentially or faster and the integrand is analytic in the
-    strip |Im x| < pi/2, so that the trapezoid rule converges exponentially; log-sum-exp keeps it stable. What lies
-    below the lowest node is at most e^-18 of the whole for any scores, since the product only grows with x.
+    With u = exp(-e^x) the integral becomes int exp(x - e^x) prod_a (1 - exp(-e^(x + d_a))) dx over the line,
+    where d_a = s_a - log sum_r exp(s_r). Both tails fall off exponentially or faster and the integrand is
+    analytic in the strip |Im x| < pi/2, so that the trapezoid rule converges exponentially; log-sum-exp keeps
+    it stable. What lies below the lowest node is at most e^-18 of the whole for any scores, since the product
+    only grows with x.
     """
     ahead = scores - torch.logsumexp(scores.masked_fill(~rest, -torch.inf), dim=1, keepdim=True)
     result = torch.where(first, F.logsigmoid(ahead), 0.0).sum(dim=1)
@@ -113,21 +115,23 @@ def bradley_terry(
 ) -> Loss:
     """Logistic loss on all pairs of answers of a prompt that differ in tier.
 
-    Equation: L = sum_prompts mean_pairs - log sigmoid(s_i - s_j - m (q_i - q_j)) over the pairs with i better than j
-    (arXiv:2203.02155, Eq. 1), with a margin that grows with the difference of ratings q (arXiv:2307.09288, Eq. 2).
-    Departures: the mean is over a prompt's pairs of different tiers, ties being left out, and the margin is linear in
-    the ratings where Llama 2 has a table of four steps.
+    Equation: L = sum_prompts mean_pairs - log sigmoid(s_i - s_j - m (q_i - q_j)) over the pairs with i better
+        than j
+    (arXiv:2203.02155, Eq. 1), with a margin that grows with the difference of ratings q (arXiv:2307.09288,
+    Eq. 2). Departures: the mean is over a prompt's pairs of different tiers, ties being left out, and the
+    margin is linear in the ratings where Llama 2 has a table of four steps.
 
     Args:
         scores: [B, K] scores, with gradient.
         tiers: [B, K] integers, 0 is best.
         mask: [B, K] true on real answers; what stands elsewhere has no effect, whatever it is.
-        ratings: [B, K] numbers, higher is better; needed for a margin. Rows without ratings hold equal numbers.
+        ratings: [B, K] numbers, higher is better; needed for a margin. Rows without ratings hold equal
+            numbers.
         margin: m of the equation, not negative.
 
     Returns:
-        The sum; divide by the number of prompts. A prompt without pairs adds 0. Metrics: `loss`, and `accuracy` and
-        `margin` of `_pair_metrics`.
+        The sum; divide by the number of prompts. A prompt without pairs adds 0. Metrics: `loss`, and
+        `accuracy` and `margin` of `_pair_metrics`.
 
     Raises:
         ValueError: A margin without ratings.
@@ -152,7 +156,8 @@ def bradley_terry(
 def centring(scores: Tensor, mask: Tensor) -> Loss:
     """Squared mean score of a prompt's answers: fixes the constant that rankings leave open.
 
-    Equation: L = sum_prompts (mean_k s_k)^2 (arXiv:2312.09244, Eq. 2). Departure: the mean where the paper has the sum
+    Equation: L = sum_prompts (mean_k s_k)^2 (arXiv:2312.09244, Eq. 2). Departure: the mean where the paper
+        has the sum
     of a pair, so that the strength does not grow with K; for K = 2 it is a quarter of the paper's.
 
     Args:
@@ -189,7 +194,7 @@ def _mean_over_pairs(x: Tensor, pairs: Tensor) -> Tensor:
 
 
 def _pair_metrics(scores: Tensor, tiers: Tensor, mask: Tensor) -> dict[str, Metric]:
-    """`accuracy` (pairs in the right order; equal scores count 1/2) and `margin` (score of better less worse).
+    """`accuracy` (pairs in the right order, equal scores count 1/2) and `margin` (better less worse).
 
     Both are means over a prompt's pairs, then over the prompts that have pairs.
     """

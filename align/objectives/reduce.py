@@ -1,9 +1,9 @@
 """What a loss returns, and how the parts of a batch become one number.
 
 A loss is a *sum* over its units (tokens, pairs or prompts), never a mean. The caller adds up the gradients of
-the parts and divides by the number of units of the whole batch. A mean of means would weigh a unit by the size
-of the part it happened to fall into; sums divided once do not depend on the cut, so any cut of a batch into
-micro-batches, any accumulation and any number of processes give the same gradient (up to rounding).
+the parts and divides by the number of units of the whole batch. A mean of means would weigh a unit by the
+size of the part it happened to fall into; sums divided once do not depend on the cut, so any cut of a batch
+into micro-batches, any accumulation and any number of processes give the same gradient (up to rounding).
 
 Example:
     Three tokens, cut one way and another; both gradients are those of the mean over three tokens.

@@ -15,15 +15,15 @@ def clipped_value(values: Tensor, old_values: Tensor, returns: Tensor, mask: Ten
     the factor 1/2 of its code). Departures: none.
 
     Args:
-        values: [S, T] values of the critic, with gradient.
+        values: [S, T] values of the critic, with gradient. All tensors may have any one shape, such as [N].
         old_values: [S, T] the same when the tokens were sampled.
         returns: [S, T] targets.
         mask: [S, T] true on real tokens; what stands elsewhere has no effect, whatever it is.
         clip: e of the equation.
 
     Returns:
-        The sum; divide by the number of real tokens. Metrics: `loss/value`, `val/clipfrac` (tokens whose clipped
-        error is the larger), `val/error` (mean squared error without clipping).
+        The sum; divide by the number of real tokens. Metrics: `loss/value`, `val/clipfrac` (tokens whose
+        clipped error is the larger), `val/error` (mean squared error without clipping).
 
     Example:
         From 0 to 1 with clip 0.2 counts as a step to 0.2, which is further from the target 1.1.

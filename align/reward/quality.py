@@ -28,7 +28,7 @@ def report(train: Sequence[Ranking], held_out: Sequence[Ranking], scores: Sequen
     """
     if not held_out:
         return {}
-    words, length = BagOfWords().fit(train, seed), LengthRule().fit(train)
+    words, length = BagOfWords().fit(train), LengthRule().fit(train)
     rated = {
         "reward model": list(scores),
         "bag of words": [words.score([_asked(r)] * len(r.answers), r.answers) for r in held_out],

@@ -146,7 +146,7 @@ class Evaluate(Stage[EvaluateOptions]):
         """A judge that nothing was optimised against: a bag of words on people's ratings."""
         if self.judge is None:
             return None
-        judge = BagOfWords().fit(self.judge, self.ctx.seed)  # type: ignore[arg-type]
+        judge = BagOfWords().fit(self.judge)  # type: ignore[arg-type]
         asked = [self.texts[row.id].messages[-1].content for row in self.prompts]
         return {name: [float(x) for x in judge.score(asked, a.texts)] for name, a in answers.items()}
 
