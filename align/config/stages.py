@@ -145,6 +145,7 @@ class PpoOptions(TrainingOptions):
     kl_horizon: int = Field(10000, ge=1, description="samples, of the adaptive controller")
     missing_eos_penalty: float = Field(1.0, ge=0, description="taken from the score of an answer without EOS")
     normalise_reward: bool = Field(True, description="by mean and std of the reference's answers, measured once")
+    critic_init: Literal["reward", "fit"] = Field("fit", description="the reward's head, or a ridge fit to round 1")
     critic_warmup: int = Field(0, ge=0, description="first iterations in which only the critic learns")
     save_every: int = Field(1, ge=1, description="iterations between saved states", json_schema_extra=LOG_ONLY)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -40,15 +41,25 @@ class Critic:
 
     def values(self, batch: TokenBatch) -> Tensor:
         """[C] the value before each scored token (differentiable)."""
-        if not self.shared:
-            return self._read(batch)
-        with adapters.switched(self.model.model, NAME):
-            return self._read(batch)
-
-    def _read(self, batch: TokenBatch) -> Tensor:
-        plain = self.model.plain
-        raw: Tensor = self.model.head(states(plain.base_model, batch).scored)[:, 0].float()
+        with self._active():
+            raw: Tensor = self.model.head(self._states(batch))[:, 0].float()
         return (raw - self.mean) / self.std
+
+    def features(self, batch: TokenBatch) -> Tensor:
+        """[C, D] the hidden states that values are read from."""
+        with self._active():
+            return self._states(batch)
+
+    def set_head(self, weight: Tensor, offset: float) -> None:
+        """Make the value `weight [D] . features + offset`."""
+        self.model.set_head(weight * self.std, NAME if self.shared else adapters.ACTIVE)
+        self.mean = -offset * self.std
+
+    def _states(self, batch: TokenBatch) -> Tensor:
+        return states(self.model.plain.base_model, batch).scored
+
+    def _active(self) -> AbstractContextManager[None]:
+        return adapters.switched(self.model.model, NAME) if self.shared else nullcontext()
 
 
 def critic_of(reward: RewardModel) -> Critic:

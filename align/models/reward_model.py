@@ -50,6 +50,12 @@ class RewardModel:
         """Name -> parameter that learns."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
+    @torch.no_grad()
+    def set_head(self, weight: Tensor, adapter: str = adapters.ACTIVE) -> None:
+        """Set the score head's weights [D], those of one adapter where heads belong to adapters."""
+        head = self.head.modules_to_save[adapter] if hasattr(self.head, "modules_to_save") else self.head  # type: ignore[index]
+        head.weight.copy_(weight[None])  # type: ignore[union-attr,operator]
+
     def scores(self, batch: TokenBatch) -> Tensor:
         """[S] one number per sequence, read at its last token (EOS)."""
         scores: Tensor = self.head(states(self.plain.base_model, batch).last)[:, 0].float()

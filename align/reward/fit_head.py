@@ -1,15 +1,16 @@
-"""A linear head fitted on frozen features before anything else learns."""
+"""Linear heads fitted on frozen features before anything else learns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from align.data.types import TokenRow
-from align.engine.batch import microbatches
+from align.engine.batch import TokenBatch, microbatches
 from align.engine.forward import states
+from align.models.critic import Critic
 from align.models.reward_model import RewardModel
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
@@ -45,11 +46,30 @@ def fit_head(reward: RewardModel, rows: Sequence[TokenRow], budget: int) -> floa
     errors = {r: sum(float(_loss(_fit(a, r), b)) for a, b in zip(folds, left_out, strict=True) if b) for r in RIDGES}
     ridge = min(errors, key=lambda r: errors[r])
     weight = _fit(pairs, ridge) / spread
-    head = reward.head
-    target = head.modules_to_save["default"] if hasattr(head, "modules_to_save") else head
-    with torch.no_grad():
-        target.weight.copy_(weight[None].to(target.weight.dtype))
+    reward.set_head(weight)
     return ridge
+
+
+@torch.no_grad()
+def fit_values(critic: Critic, batches: Iterable[tuple[TokenBatch, Tensor]]) -> None:
+    """Set a critic's head and offset to the ridge fit of observed returns on frozen features.
+
+    A reward head is trained at EOS only; read in the middle of an answer it says little, and a critic that starts
+    there is worse than a constant for many rounds.
+
+        min_{w, b}  mean_c (w f_c + b - R_c)^2 + |w|^2     in units of each feature's spread
+
+    Args:
+        critic: Reads `states.scored`; afterwards its value is `w f + b`.
+        batches: Batches with the return [C] of each scored token, in the critic's units.
+    """
+    pairs = [(critic.features(batch), returns) for batch, returns in batches]
+    f, r = torch.cat([p[0] for p in pairs]).double(), torch.cat([p[1] for p in pairs]).double()
+    centre, spread, level = f.mean(0), f.std(0).clamp_min(1e-6), r.mean()
+    x = (f - centre) / spread
+    gram = x.T @ x / len(x) + torch.eye(x.shape[1], dtype=x.dtype)
+    w = torch.linalg.solve(gram, x.T @ (r - level) / len(x)) / spread
+    critic.set_head(w, float(level - w @ centre))
 
 
 def _differences(f: Tensor, tiers: Sequence[int]) -> Tensor:

@@ -29,6 +29,7 @@ from align.objectives.kl import k1
 from align.objectives.policy import clipped_ratio
 from align.objectives.reduce import Loss
 from align.objectives.value import clipped_value, explained_variance
+from align.reward.fit_head import fit_values
 from align.reward.score import answer_row, score_rows
 from align.rollout.generate import generate
 from align.rollout.types import Rollout
@@ -168,7 +169,7 @@ class PpoTask:
         raw = self.score(rollouts)
         if iteration == 0 and o.normalise_reward:
             self.mean, self.std = float(raw.mean()), float(raw.std().clamp_min(1e-6))
-        self.critic.mean, self.critic.std = self.mean, self.std
+            self.critic.mean, self.critic.std = self.mean, self.std
         ended = torch.tensor([r.ended for r in rollouts])
         scores = (raw - self.mean) / self.std - o.missing_eos_penalty * (~ended)
         # 3. Compare with the reference: a per-token penalty, k1, goes into the reward.
@@ -177,6 +178,8 @@ class PpoTask:
             self._check_step_0(rows, mask, logps, ref_logps)
         kl = k1(logps, ref_logps) * mask
         rewards = token_rewards(scores, kl, mask, self.kl.coef)
+        if iteration == 0 and o.critic_init == "fit":
+            self._fit_critic(rows, gae(rewards, torch.zeros_like(rewards), mask, o.gamma, lam=1.0).returns)
         # 4. Value each token, 5. turn rewards and values into advantages, 6. whiten them.
         values = self._per_token(rows, self.critic.values)
         estimate = gae(rewards, values, mask, o.gamma, o.lam)
@@ -260,6 +263,14 @@ class PpoTask:
                 found[i] = part
         return _pad(found)
 
+    def _fit_critic(self, rows: Sequence[TokenRow], returns: Tensor) -> None:
+        """Start the critic's head at the first round's discounted returns [S, T]."""
+        groups = microbatches(rows, self.o.micro_tokens, score_all=True)
+        fit_values(
+            self.critic,
+            ((b, torch.cat([returns[i, : len(rows[i].responses[0].ids)] for i in group])) for group, b in groups),
+        )
+
     def _check_step_0(self, rows: list[TokenRow], mask: Tensor, logps: Tensor, ref_logps: Tensor) -> None:
         """Before the first update the policy is the reference: ratio 1, KL 0, and the sampler's log-probs are the
         forward's."""
@@ -312,11 +323,18 @@ class PpoTask:
 
     def state(self) -> dict[str, Any]:
         """The adaptive coefficient and the reward's unit."""
-        return {"kl_coef": self.kl.coef, "mean": self.mean, "std": self.std}
+        return {
+            "kl_coef": self.kl.coef,
+            "mean": self.mean,
+            "std": self.std,
+            "critic_mean": self.critic.mean,
+            "critic_std": self.critic.std,
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Put them back."""
         self.kl.coef, self.mean, self.std = state["kl_coef"], state["mean"], state["std"]
+        self.critic.mean, self.critic.std = state["critic_mean"], state["critic_std"]
 
 
 def _row(rollout: Rollout, prompt: TokenRow) -> TokenRow:

@@ -137,7 +137,7 @@ def test_nan_stops_before_the_step_and_names_the_rows(tmp_path: Path) -> None:
     task = Line(cut=2, bad_step=3)
     with pytest.raises(NumericsError, match="step 4: loss nan is not finite"):
         run(task, tmp_path)
-    clean = Line(total=6)
+    clean = Line(cut=2)
     with pytest.raises(Interrupted):
         run(clean, tmp_path / "clean", stop_at=3)
     assert torch.equal(task.model.weight, clean.model.weight), "no step was taken with the bad batch"
