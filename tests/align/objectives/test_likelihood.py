@@ -1,0 +1,45 @@
+"""Weighted negative log-likelihood against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from align.objectives.likelihood import nll
+from align.objectives.reduce import merge
+
+
+def test_weighted_sum_by_hand() -> None:
+    logps = torch.tensor([-1.0, -3.0, -9.0], requires_grad=True)
+    loss = nll(logps, torch.tensor([1.0, 0.5, 0.0]))
+    assert loss.total.item() == 1.0 + 1.5
+    loss.total.backward()
+    assert logps.grad is not None
+    assert logps.grad.tolist() == [-1.0, -0.5, 0.0]
+    # 2.5 over a weight of 1.5; 1 + 3 over two tokens.
+    assert merge([loss.metrics]) == pytest.approx({"loss": 2.5 / 1.5, "nll": 2.0, "tokens": 2.0})
+
+
+def test_equals_cross_entropy_of_the_logits() -> None:
+    g = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(7, 11, generator=g), torch.randint(0, 11, (7,), generator=g)
+    logps = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    torch.testing.assert_close(nll(logps, torch.ones(7)).total, expected)
+
+
+@pytest.mark.parametrize("left_out", [float("-inf"), float("nan")])
+def test_a_token_of_weight_0_has_no_effect_whatever_it_is(left_out: float) -> None:
+    logps = torch.tensor([-2.0, left_out], requires_grad=True)
+    loss = nll(logps, torch.tensor([1.0, 0.0]))
+    loss.total.backward()
+    assert loss.total.item() == 2.0
+    assert logps.grad is not None
+    assert logps.grad.tolist() == [-1.0, 0.0]
+
+
+def test_no_tokens_is_a_loss_of_0() -> None:
+    loss = nll(torch.zeros(0, requires_grad=True), torch.zeros(0))
+    loss.total.backward()
+    assert loss.total.item() == 0.0
+    assert merge([loss.metrics]) == {"tokens": 0.0}
