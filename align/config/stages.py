@@ -62,13 +62,21 @@ class TrainingOptions(StageOptions):
     lr: float = Field(gt=0, lt=1, description="peak learning rate")
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="after the warm-up, to 0")
     warmup: float = Field(0.05, ge=0, lt=1, description="part of all steps")
-    weight_decay: float = Field(0.0, ge=0, lt=1)
-    max_grad_norm: float = Field(1.0, gt=0)
-    micro_tokens: int = Field(1536, ge=16, description="padded tokens of one forward; cuts batches, changes no result")
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="of AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to it")
+    micro_tokens: int = Field(
+        1536, ge=16, description="padded tokens of one forward; cuts batches, changes no result"
+    )
     max_prompt: int = Field(512, ge=4, description="tokens; longer prompts lose their middle")
-    max_answer: int = Field(512, ge=2, description="tokens, EOS included; longer answers are cut and EOS is put back")
-    max_drop: float = Field(0.01, ge=0, le=1, description="part of the rows that may be dropped before the stage refuses")
-    checkpoint_every: int = Field(50, ge=1, description="steps between saved states", json_schema_extra=LOG_ONLY)
+    max_answer: int = Field(
+        512, ge=2, description="tokens, EOS included; longer answers are cut and EOS is put back"
+    )
+    max_drop: float = Field(
+        0.01, ge=0, le=1, description="part of the rows that may be dropped before the stage refuses"
+    )
+    checkpoint_every: int = Field(
+        50, ge=1, description="steps between saved states", json_schema_extra=LOG_ONLY
+    )
 
 
 class SftOptions(TrainingOptions):
@@ -77,8 +85,8 @@ class SftOptions(TrainingOptions):
     kind: Literal["sft"]
     model: PolicyInput = Field("base", description="policy to start from")
     data: Data = Field(description="conversations")
-    lr: float = Field(2e-4, gt=0, lt=1)
-    epochs: int = Field(1, ge=1, le=1000)
+    lr: float = Field(2e-4, gt=0, lt=1, description="peak learning rate")
+    epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
     batch_size: int = Field(8, ge=1, description="conversations per step")
 
 
@@ -88,15 +96,21 @@ class RewardOptions(TrainingOptions):
     kind: Literal["reward"]
     model: PolicyInput = Field("base", description="policy whose weights it starts from")
     data: Data = Field(description="rankings")
-    lr: float = Field(1e-4, gt=0, lt=1)
+    lr: float = Field(1e-4, gt=0, lt=1, description="peak learning rate")
     head_lr: float | None = Field(None, gt=0, lt=1, description="of the score head; default: lr")
-    epochs: int = Field(1, ge=1, le=1000)
+    epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
     batch_size: int = Field(8, ge=1, description="prompts per step, all their answers together")
-    loss: Literal["plackett_luce", "bradley_terry"] = "bradley_terry"
+    loss: Literal["plackett_luce", "bradley_terry"] = Field(
+        "bradley_terry", description="whole rankings, or all pairs of a prompt"
+    )
     margin: float = Field(0.0, ge=0, description="times the difference of ratings, Bradley-Terry only")
     centring: float = Field(0.0, ge=0, description="weight of (mean score)^2 of a prompt's answers")
-    max_answers: int = Field(9, ge=2, le=64, description="answers of one prompt; more are thinned over the tiers")
-    head_init: Literal["normal", "fit"] = Field("normal", description="std 1/sqrt(D+1), or ridge on frozen features")
+    max_answers: int = Field(
+        9, ge=2, le=64, description="answers of one prompt; more are thinned over the tiers"
+    )
+    head_init: Literal["normal", "fit"] = Field(
+        "normal", description="std 1/sqrt(D+1), or ridge on frozen features"
+    )
     layers: int | None = Field(None, ge=1, description="keep so many lower layers; default: all")
 
 
@@ -106,17 +120,17 @@ class DpoOptions(TrainingOptions):
     kind: Literal["dpo"]
     model: PolicyInput = Field("base", description="policy to start from; also the reference")
     data: Data = Field(description="rankings or pairs")
-    lr: float = Field(5e-6, gt=0, lt=1)
-    epochs: int = Field(1, ge=1, le=1000)
+    lr: float = Field(5e-6, gt=0, lt=1, description="peak learning rate")
+    epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
     batch_size: int = Field(8, ge=1, description="pairs per step")
-    beta: float = Field(0.1, gt=0, le=10)
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    beta: float = Field(0.1, gt=0, le=10, description="how strongly it is held to the reference")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="part of the labels taken to be wrong")
 
 
 class SamplingOptions(Strict):
     """How answers are sampled."""
 
-    max_new_tokens: int = Field(64, ge=1, le=32768)
+    max_new_tokens: int = Field(64, ge=1, le=32768, description="longest answer, tokens")
     temperature: float = Field(1.0, ge=0, le=10, description="divides the logits; 0 is greedy")
 
 
@@ -127,27 +141,33 @@ class PpoOptions(TrainingOptions):
     policy: PolicyInput = Field(description="policy to start from; also the reference")
     reward: RewardInput = Field(description="gives the score; the critic starts from it")
     prompts: Data = Field(description="prompts, or data whose prompts are used")
-    lr: float = Field(1e-5, gt=0, lt=1)
+    lr: float = Field(1e-5, gt=0, lt=1, description="peak learning rate")
     critic_lr: float | None = Field(None, gt=0, lt=1, description="default: 3 x lr")
     iterations: int = Field(10, ge=1, description="rounds of sampling and learning")
-    prompts_per_iteration: int = Field(16, ge=1)
-    samples_per_prompt: int = Field(1, ge=1)
+    prompts_per_iteration: int = Field(16, ge=1, description="prompts of one round")
+    samples_per_prompt: int = Field(1, ge=1, description="answers sampled for each prompt")
     epochs: int = Field(4, ge=1, description="passes over each round's samples")
     minibatches: int = Field(4, ge=1, description="optimizer steps per pass")
     sampling: SamplingOptions = Field(default_factory=SamplingOptions)
-    clip: float = Field(0.2, gt=0, lt=1)
-    value_clip: float = Field(0.2, gt=0)
-    gamma: float = Field(1.0, gt=0, le=1)
+    clip: float = Field(0.2, gt=0, lt=1, description="of the probability ratio")
+    value_clip: float = Field(0.2, gt=0, description="of the change of a value")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of GAE")
     whiten: bool = Field(True, description="advantages to mean 0 and variance 1 over the round")
     kl_coef: float = Field(0.05, ge=0, description="of the per-token KL (k1) in the reward")
     kl_target: float | None = Field(None, gt=0, description="nats per answer; adapts kl_coef (InstructGPT)")
     kl_horizon: int = Field(10000, ge=1, description="samples, of the adaptive controller")
     missing_eos_penalty: float = Field(1.0, ge=0, description="taken from the score of an answer without EOS")
-    normalise_reward: bool = Field(True, description="by mean and std of the reference's answers, measured once")
-    critic_init: Literal["reward", "fit"] = Field("fit", description="the reward's head, or a ridge fit to round 1")
+    normalise_reward: bool = Field(
+        True, description="by mean and std of the reference's answers, measured once"
+    )
+    critic_init: Literal["reward", "fit"] = Field(
+        "fit", description="the reward's head, or a ridge fit to round 1"
+    )
     critic_warmup: int = Field(0, ge=0, description="first iterations in which only the critic learns")
-    save_every: int = Field(1, ge=1, description="iterations between saved states", json_schema_extra=LOG_ONLY)
+    save_every: int = Field(
+        1, ge=1, description="iterations between saved states", json_schema_extra=LOG_ONLY
+    )
 
     @model_validator(mode="after")
     def _minibatches_are_filled(self) -> PpoOptions:
@@ -165,14 +185,18 @@ class EvaluateOptions(StageOptions):
     """Compare policies on held-out prompts, beside controls."""
 
     kind: Literal["evaluate"]
-    policies: list[PolicyInput] = Field(min_length=1, description="the first is the baseline of the comparison")
+    policies: list[PolicyInput] = Field(
+        min_length=1, description="the first is the baseline of the comparison"
+    )
     reward: RewardInput = Field(description="the score that was optimised")
     prompts: Data = Field(description="prompts; their held-out part is used")
-    judge: Data | None = Field(None, description="rankings for the second judge, a bag of words on human ratings")
+    judge: Data | None = Field(
+        None, description="rankings for the second judge, a bag of words on human ratings"
+    )
     limit: int | None = Field(None, ge=1, description="prompts of each source")
     sampling: SamplingOptions = Field(default_factory=SamplingOptions)
     max_prompt: int = Field(512, ge=4, description="tokens; longer prompts lose their middle")
-    micro_tokens: int = Field(4096, ge=16)
+    micro_tokens: int = Field(4096, ge=16, description="padded tokens of one forward")
     refusal_text: str = Field("I'm sorry, but I can't help with that.", description="the constant refusal")
 
 
@@ -186,4 +210,10 @@ KINDS: dict[str, type[StageOptions]] = {
     "ppo": PpoOptions,
     "evaluate": EvaluateOptions,
 }
-OUTPUTS: dict[str, str] = {"sft": "policy", "reward": "reward", "dpo": "policy", "ppo": "policy", "evaluate": "evaluation"}
+OUTPUTS: dict[str, str] = {
+    "sft": "policy",
+    "reward": "reward",
+    "dpo": "policy",
+    "ppo": "policy",
+    "evaluate": "evaluation",
+}

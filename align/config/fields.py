@@ -1,0 +1,196 @@
+"""What the pydantic types say about a key: its type, range, default and meaning."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+
+from align.config.schema import AnyAdapter, AnyModel, Hardware, Recipe
+from align.config.stages import KINDS
+
+REQUIRED = "???"  # OmegaConf's and Hydra's word for a value that must still be given
+
+
+def _by_kind(union: Any) -> dict[str, type[BaseModel]]:
+    """Kind -> type of a tagged union."""
+    found: dict[str, type[BaseModel]] = {}
+    for option in get_args(get_args(union)[0]):
+        for name in get_args(option.model_fields["kind"].annotation):
+            found[name] = option
+    return found
+
+
+MODELS = _by_kind(AnyModel)
+ADAPTERS = _by_kind(AnyAdapter)
+STAGES: dict[str, type[BaseModel]] = dict(KINDS)
+TAGGED: dict[str, dict[str, type[BaseModel]]] = {"model": MODELS, "adapter": ADAPTERS}
+DATA = "a card, a file, {card: ..., path: ...} or a list of these"
+
+
+def defaults(options: type[BaseModel], *, leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    """Every key with its default as plain data; keys without one are `???`."""
+    plain: dict[str, Any] = {}
+    for name, field in options.model_fields.items():
+        if name in leave_out:
+            continue
+        value = REQUIRED if field.is_required() else field.get_default(call_default_factory=True)
+        plain[name] = value.model_dump() if isinstance(value, BaseModel) else value
+    return plain
+
+
+def filled(given: dict[str, Any], options: type[BaseModel]) -> dict[str, Any]:
+    """`given` with the defaults of `options` beneath; keys in the order of `options`, unknown keys last."""
+    full: dict[str, Any] = {}
+    base = defaults(options)
+    for name in (*base, *(name for name in given if name not in base)):
+        value = given.get(name, base.get(name))
+        if isinstance(value, dict) and isinstance(base.get(name), dict):
+            value = {**base[name], **value}
+        full[name] = value
+    return full
+
+
+@functools.cache
+def json_schema(options: type[BaseModel]) -> dict[str, Any]:
+    """Pydantic's JSON Schema of a type."""
+    return options.model_json_schema()
+
+
+def find_property(options: type[BaseModel], path: Sequence[str]) -> dict[str, Any] | None:
+    """JSON Schema of the key at `path` within `options`, or None where there is none."""
+    root = json_schema(options)
+    found: dict[str, Any] = root
+    for part in path:
+        for branch in branches(found, root):
+            if part in branch.get("properties", {}):
+                found = branch["properties"][part]
+                break
+            if "items" in branch and part.isdigit():
+                found = branch["items"]
+                break
+        else:
+            return None
+    return found
+
+
+def branches(schema: dict[str, Any], root: dict[str, Any]) -> list[dict[str, Any]]:
+    """The alternatives of a schema, with references looked up."""
+    if "$ref" in schema:
+        return [root["$defs"][schema["$ref"].rpartition("/")[2]]]
+    if "anyOf" in schema:
+        return [branch for option in schema["anyOf"] for branch in branches(option, root)]
+    return [schema]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a key takes, in words.
+
+    Attributes:
+        noun: `a number`, `one of constant, linear, cosine`.
+        limits: `above 0 and below 1`, or empty; for data, the ways to name it.
+        optional: True where null is allowed.
+    """
+
+    noun: str
+    limits: str = ""
+    optional: bool = False
+
+    def __str__(self) -> str:
+        if self.limits == DATA:
+            return DATA
+        return f"{self.noun} {self.limits}" if self.limits else self.noun
+
+
+NOUNS = {
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "string": "text",
+    "array": "a list",
+    "object": "a mapping",
+    "null": "null",
+}
+
+
+def expected(schema: dict[str, Any]) -> Expected:
+    """Words for a property's JSON Schema."""
+    options = schema.get("anyOf", [schema])
+    if any(option.get("$ref", "").endswith("/DataRef") for option in options):
+        return Expected("the name of data", DATA, {"type": "null"} in options)
+    real = [option for option in options if option.get("type") != "null"]
+    nouns = [_noun(option) for option in real]
+    return Expected(" or ".join(nouns), _limits(real[0]) if len(real) == 1 else "", len(real) < len(options))
+
+
+def _noun(schema: dict[str, Any]) -> str:
+    if "const" in schema:
+        return str(schema["const"])
+    if "enum" in schema:
+        return "one of " + ", ".join(str(value) for value in schema["enum"])
+    if schema.get("type") == "array" and schema.get("items", {}).get("type") == "string":
+        return "a list of texts"
+    return NOUNS.get(schema.get("type", "object"), "a mapping")
+
+
+def _limits(schema: dict[str, Any]) -> str:
+    words = {
+        "exclusiveMinimum": "above {}",
+        "minimum": "at least {}",
+        "exclusiveMaximum": "below {}",
+        "maximum": "at most {}",
+    }
+    parts = [text.format(_number(schema[name])) for name, text in words.items() if name in schema]
+    if "minItems" in schema:
+        parts.append(f"with at least {schema['minItems']}")
+    return " and ".join(parts)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else str(value)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of keys."""
+
+    key: str
+    type: str
+    limits: str
+    default: str
+    text: str
+
+
+def rows(options: type[BaseModel], prefix: str) -> list[Row]:
+    """A row for each key of `options`, nested ones with their whole path."""
+    found: list[Row] = []
+    for name, field in options.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found += rows(annotation, f"{prefix}{name}.")
+            continue
+        if options is Recipe and get_origin(annotation) is not None and get_origin(annotation) is not Literal:
+            continue  # model, adapter and stages have rows of their own
+        schema = find_property(options, [name]) or {}
+        takes = expected(schema)
+        kind = takes.noun.removeprefix("a ").removeprefix("one of ").removeprefix("the ")
+        value = field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else _shown_default(value)
+        limits = "" if takes.limits == DATA else takes.limits
+        limits += " or null" if limits and takes.optional else ""
+        found.append(Row(f"{prefix}{name}", kind, limits, default, field.description or ""))
+    return found
+
+
+def _shown_default(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value) if isinstance(value, str) and (" " in value or not value) else str(value)
+
+
+TOP_LEVEL = [name for name in Recipe.model_fields if name not in ("model", "adapter", "stages", "hardware")]
+HARDWARE: type[BaseModel] = Hardware
