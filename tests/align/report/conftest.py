@@ -14,14 +14,7 @@ from typing import Any
 import pytest
 
 from align.artifacts.manifest import Manifest
-
-
-@dataclass(frozen=True)
-class FakeArtifact:
-    """What the report reads of an artifact."""
-
-    path: Path
-    manifest: Manifest
+from align.artifacts.store import Artifact
 
 
 def stat(mean: float, low: float, high: float, n: int) -> dict[str, float]:
@@ -228,8 +221,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def write_artifact(root: Path, name: str, summary: dict[str, Any]) -> FakeArtifact:
-    folder = root / "artifacts" / f"{name}-{KEYS[name][:12]}"
+def write_artifact(root: Path, name: str, summary: dict[str, Any]) -> Artifact:
+    folder = root / "artifacts" / f"{KINDS[name]}-{KEYS[name][:12]}"
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(summary))
     for file, rows in (("metrics.jsonl", metrics_of(name)), ("samples.jsonl", samples_of(name))):
@@ -237,7 +230,7 @@ def write_artifact(root: Path, name: str, summary: dict[str, Any]) -> FakeArtifa
             write_rows(folder / file, rows)
     inputs = {other: KEYS[other] for other in INPUTS[name]}
     manifest = Manifest(KINDS[name], KEYS[name], name, inputs, versions=dict(VERSIONS))
-    return FakeArtifact(folder, manifest)
+    return Artifact(folder, manifest)
 
 
 @dataclass(frozen=True)
@@ -245,7 +238,7 @@ class FakeRun:
     """A run folder and its artifacts."""
 
     folder: Path
-    artifacts: dict[str, FakeArtifact]
+    artifacts: dict[str, Artifact]
 
     def write_samples(self, stage: str, *rows: dict[str, Any]) -> None:
         """Replace the samples of a stage."""

@@ -110,7 +110,7 @@ def test_the_verdict_and_its_warnings_stand_on_top(whole: Page) -> None:
         "objective/kl_coef",
         "sft Held-out loss, nats per token 2.63 2.3",
         "sft sft 2 min 52 s 200 397 1,234,567 3 too long",
-        "The first 40 of 50; all are in eval-6576616c6576/samples.jsonl.",
+        "The first 40 of 50; all are in evaluation-6576616c6576/samples.jsonl.",
         "kl_coef: 0.05",
         "transformers 5.23.1",
     ],
