@@ -11,7 +11,7 @@ from align.report.figures import Bar, Curve, Gallery, Panel
 from align.report.numbers import Interval, compact, finite, percent, points, read_interval, spell
 from align.report.verdict import accuracy_of, baselines, comparisons, table
 
-UNIT_RANGE = ("rate", "accuracy", "accuracies", "clipfrac")
+UNIT_RANGE = ("rate", "accuracy", "accuracies")  # ends of the names of what goes from 0 to 1
 # Titles of the metrics that a reader looks at first, in the order in which they are shown.
 TITLES = {
     "objective/scores": "Reward of sampled answers",
