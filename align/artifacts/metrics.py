@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,11 +19,10 @@ class MetricsLog:
 
     Attributes:
         path: The file; made with its folder at the first row.
-        listener: Called with each row once it is written.
     """
 
-    def __init__(self, path: Path, listener: Callable[[dict[str, Any]], None] | None = None) -> None:
-        self.path, self.listener = path, listener
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._file: IO[str] | None = None
         self._count = len(self._lines())
 
@@ -37,14 +35,12 @@ class MetricsLog:
         Raises:
             ResourceError: The disk refuses.
         """
-        text = json.dumps({name: _plain(value) for name, value in row.items()}, allow_nan=False)
+        text = json.dumps(json_safe(row), allow_nan=False)
         with guard(self.path):
             file = self._open()
             file.write(text + "\n")
             file.flush()
         self._count += 1
-        if self.listener is not None:
-            self.listener(row)
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole rows.
@@ -105,5 +101,15 @@ class MetricsLog:
         return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
 
 
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def json_safe(value: Any) -> Any:
+    """The value with None in place of each number that is not finite, for JSON has none.
+
+    Example:
+        >>> json_safe({"a": [1.5, float("nan")]})
+        {'a': [1.5, None]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: json_safe(part) for name, part in value.items()}
+    return [json_safe(part) for part in value] if isinstance(value, list | tuple) else value

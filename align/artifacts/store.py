@@ -118,13 +118,14 @@ class Store:
         """Committed artifacts of a kind that a stage of this name has made."""
         return [artifact for artifact in self.all() if (artifact.stage, artifact.kind) == (stage, kind)]
 
-    def half_done(self, stage: str, kind: str) -> list[Manifest]:
-        """Of each work folder that a stage of this name has left: the manifest of its newest whole state."""
-        found: list[Manifest] = []
+    def half_done(self, stage: str, kind: str) -> list[tuple[Manifest, Path]]:
+        """Of each work folder that a stage of this name has left: the manifest of its newest state, and where."""
+        found: list[tuple[Manifest, Path]] = []
         for folder in sorted(self.root.glob(f"{kind}-*.work")):
             states = [manifest for path in folder.glob("checkpoint-*") if (manifest := _whole(path))]
             mine = [manifest for manifest in states if manifest.stage == stage]
-            found.extend(sorted(mine, key=lambda m: int(m.info["step"]))[-1:])
+            newest = sorted(mine, key=lambda manifest: int(manifest.info["step"]))[-1:]
+            found.extend((manifest, folder) for manifest in newest)
         return found
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -72,13 +71,6 @@ def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "m").write_text('{"step": 1}\nx\n')
     with pytest.raises(IntegrityError, match="m:2: is not a row"):
         MetricsLog(tmp_path / "m").rows()
-
-
-def test_the_listener_hears_each_row(tmp_path: Path) -> None:
-    heard: list[dict[str, Any]] = []
-    log = MetricsLog(tmp_path / "m", heard.append)
-    log.append({"step": 1})
-    assert heard == [{"step": 1}]
 
 
 def test_killed_at_every_call_of_an_append(

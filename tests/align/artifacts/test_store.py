@@ -103,6 +103,7 @@ def test_work_folders_and_what_is_half_done(store: Store) -> None:
     for step in (2, 10):
         work.save(step, {}, {})
     store.work("policy", OTHER, stage="dpo").save(3, {}, {})
-    (found,) = store.half_done("ppo", "policy")
+    ((found, folder),) = store.half_done("ppo", "policy")
+    assert folder == work.folder
     assert (found.key, found.info["step"], found.ingredients) == (KEY, 10, {"lr": 0.1})
     assert store.half_done("ppo", "reward") == []

@@ -1,0 +1,165 @@
+"""What a stage's result depends on, flat, and the key that is its hash.
+
+Names of stages are not among the ingredients: an input stands with its key. So two recipes that share a stage
+share its artifact. Only where a result is labelled with the names of its inputs, a list of them, they count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+import align
+from align.config.graph import BASE, inputs_of
+from align.config.schema import Recipe
+from align.config.stages import DataRef, StageOptions, TrainingOptions
+from align.data import cards
+from align.models import sources
+from align.pipeline.codehash import code_of
+
+FORMAT = 1  # raise when what goes into a key changes its meaning
+TEMPLATES = Path(align.__file__).parent / "data" / "templates"
+INPUT, DATA, CODE = "input.", "data.", "code."
+
+
+def seed_of(recipe: Recipe, options: StageOptions) -> int:
+    """The stage's own seed, or the recipe's."""
+    return recipe.seed if options.seed is None else options.seed
+
+
+def ingredients(recipe: Recipe, name: str, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that stage `name` is made of, as JSON-able values under flat names.
+
+    Args:
+        recipe: The recipe.
+        name: The stage.
+        keys: Name -> key of each stage that it reads.
+
+    Returns:
+        Options by their own names; `seed`, `base`, `template`, `adapter.*`; `input.*`, `data.*` and `code.*`.
+
+    Raises:
+        AlignError: Data or base model that cannot be read.
+    """
+    options = recipe.stages[name]
+    found: dict[str, Any] = {
+        **_plain_options(options),
+        **_inputs(options, keys),
+        "seed": seed_of(recipe, options),
+        "base": sources.identity(recipe.model),
+        "template": _template(recipe.model.template),
+    }
+    if isinstance(options, TrainingOptions):
+        found.update(_flat("adapter", resolved(recipe.adapter)))
+    for field in data_fields(options):
+        found.update(_data(field, getattr(options, field)))
+    code = code_of(f"align.stages.{options.kind}")
+    return found | {f"{CODE}{module}": digest for module, digest in code.items()}
+
+
+def _template(name: str | None) -> str:
+    """Name and content of a shipped chat template; a model's own is part of the base model."""
+    if name is None:
+        return "the model's own"
+    path = TEMPLATES / f"{name}.jinja"
+    return f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}" if path.is_file() else name
+
+
+def key_of(found: Mapping[str, Any]) -> str:
+    """SHA-256 of the ingredients, in hex."""
+    text = json.dumps({"format": FORMAT, **found}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_key(recipe: Recipe) -> str:
+    """Hash of the whole composed recipe, without what only changes how a run is shown."""
+    text = json.dumps(resolved(recipe, leave_out=("plan", "debug", "runs")), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def resolved(model: BaseModel, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Every option with its value as plain data, without those that only change logging and saving."""
+    fields = type(model).model_fields
+    return {
+        name: _plain(getattr(model, name))
+        for name, info in fields.items()
+        if not is_log_only(info) and name not in leave_out
+    }
+
+
+def is_log_only(info: FieldInfo) -> bool:
+    """True for an option that changes no result."""
+    return isinstance(info.json_schema_extra, dict) and bool(info.json_schema_extra.get("log_only"))
+
+
+def data_fields(options: StageOptions) -> list[str]:
+    """Options that name data and are given."""
+    fields = type(options).model_fields
+    named = [name for name, info in fields.items() if DataRef in _parts(info.annotation)]
+    return [name for name in named if getattr(options, name) is not None]
+
+
+def _parts(annotation: Any) -> set[Any]:
+    """Every type inside an annotation."""
+    inner = get_args(annotation)
+    return {annotation}.union(*map(_parts, inner)) if inner else {annotation}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return resolved(value)
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
+def _plain_options(options: StageOptions) -> dict[str, Any]:
+    """Options as they are, but for data and inputs, of which only lists of names count."""
+    found: dict[str, Any] = {}
+    for name, value in resolved(options, leave_out=("seed", *data_fields(options))).items():
+        if name not in inputs_of(options) or isinstance(value, list):
+            found.update(_flat(name, value))
+    return found
+
+
+def _inputs(options: StageOptions, keys: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for field in inputs_of(options):
+        value = getattr(options, field)
+        if isinstance(value, list):
+            found.update({f"{INPUT}{field}.{i}": _key(name, keys) for i, name in enumerate(value)})
+        else:
+            found[f"{INPUT}{field}"] = _key(value, keys)
+    return found
+
+
+def _key(name: str, keys: Mapping[str, str]) -> str:
+    return BASE if name == BASE else keys[name]
+
+
+def _data(field: str, value: Any) -> dict[str, str]:
+    """Content of the data, in order; where it lies does not count, how often and how much is read does."""
+    found = {
+        f"{DATA}{field}.{i}": f"{PurePath(name).name} {digest}"
+        for i, (name, digest) in enumerate(cards.identity(value).items())
+    }
+    for i, ref in enumerate(value if isinstance(value, list) else [value]):
+        if isinstance(ref, DataRef) and (ref.limit is not None or ref.repeat != 1):
+            found[f"{DATA}{field}.{i}.rows"] = f"limit {ref.limit}, repeat {ref.repeat}"
+    return found
+
+
+def _flat(prefix: str, value: Any) -> dict[str, Any]:
+    """Nested mappings under dotted names; lists stay whole."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for name, part in value.items():
+        found.update(_flat(f"{prefix}.{name}", part))
+    return found
