@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
@@ -126,9 +125,10 @@ class Composer:
         except AlignError as error:
             return None, [*_errors(findings, None), error], ""
         findings += [problem for document in source.documents() for problem in document.problems]
-        plain, unresolved = to_plain(composed)
-        checked = validate(plain, origins.raw)
-        findings = _once([*findings, *unresolved, *checked.findings])
+        plain = to_plain(composed)
+        checked = validate(plain.values, origins.raw)
+        # of two findings on a key, the first is the cause and the other what follows from it
+        findings = _once([*findings, *plain.unresolved, *checked.findings, *plain.missing])
         if findings or checked.recipe is None:
             return None, _errors(findings, origins), _keys_of(findings)
         return Composed(checked.recipe, origins), [], ""
@@ -201,8 +201,7 @@ def card_folders(line: CommandLine) -> list[Path]:
 
 def to_recipe(config: DictConfig) -> Recipe:
     """The recipe in what Hydra hands to a task; it was checked before."""
-    plain: dict[str, Any] = to_plain(config)[0]
-    return Recipe.model_validate(plain)
+    return Recipe.model_validate(to_plain(config).values)
 
 
 def _readable(overrides: Sequence[str]) -> list[str]:
@@ -215,7 +214,7 @@ def _near_or_all(name: str, known: Sequence[str]) -> str:
 
 
 def _once(findings: Sequence[Finding]) -> list[Finding]:
-    """The first finding of each key: a key that is refused is not also reported as missing."""
+    """The first finding of each key."""
     first: dict[str, Finding] = {}
     for finding in findings:
         first.setdefault(finding.key or f"{finding.where} {finding.what}", finding)

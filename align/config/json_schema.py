@@ -1,4 +1,4 @@
-"""Writes the JSON Schemas by which an editor completes and checks recipes: `python -m align.config.json_schema`."""
+"""Writes the JSON Schemas by which editors check recipes: `python -m align.config.json_schema`."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _reference(options: type[BaseModel]) -> dict[str, Any]:
 
 
 def _tagged(kinds: dict[str, type[BaseModel]]) -> dict[str, Any]:
-    """A mapping whose `kind` says what else it holds; without a `kind` it changes one that stands elsewhere."""
+    """A mapping whose `kind` says what else it holds; without one it changes what stands elsewhere."""
     return {
         "type": "object",
         "properties": {"kind": {"enum": list(kinds)}},

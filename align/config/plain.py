@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -18,55 +19,68 @@ DEEPEST = 32
 _UNKNOWN = object()
 
 
-def to_plain(config: DictConfig) -> tuple[dict[str, Any], list[Finding]]:
-    """The whole configuration without Hydra's own part, and what could not be looked up.
+@dataclass
+class Plain:
+    """A configuration as plain Python.
 
-    Values that must still be given (`???`) and interpolations that lead nowhere are left out of the result.
+    Attributes:
+        values: All that is known, without Hydra's own part.
+        unresolved: Interpolations that lead nowhere; they are left out of `values`.
+        missing: Values that must still be given (`???`); left out as well.
     """
-    findings: list[Finding] = []
-    return {
-        str(name): value
-        for name in config
-        if name != "hydra" and (value := _plain(config, name, (str(name),), findings)) is not _UNKNOWN
-    }, findings
+
+    values: dict[str, Any] = field(default_factory=dict)
+    unresolved: list[Finding] = field(default_factory=list)
+    missing: list[Finding] = field(default_factory=list)
 
 
-def _plain(parent: DictConfig | ListConfig, name: Any, path: tuple[str, ...], findings: list[Finding]) -> Any:
+def to_plain(config: DictConfig) -> Plain:
+    """Look up everything."""
+    plain = Plain()
+    for name in config:
+        value = _UNKNOWN if name == "hydra" else _plain(config, name, (str(name),), plain)
+        if value is not _UNKNOWN:
+            plain.values[str(name)] = value
+    return plain
+
+
+def _plain(parent: DictConfig | ListConfig, name: Any, path: tuple[str, ...], plain: Plain) -> Any:
     key = ".".join(path)
     if len(path) > DEEPEST:
-        return _refuse(findings, key, "leads back to itself", "write the value")
+        return _refuse(plain, key, "leads back to itself", "write the value")
     if OmegaConf.is_missing(parent, name):
-        return _UNKNOWN  # pydantic says what is missing, in words of its own
+        plain.missing.append(Finding(key, "is missing", "give a value"))
+        return _UNKNOWN
     try:
         value = parent[name]
     except InterpolationToMissingValueError:
         return _refuse(
-            findings,
+            plain,
             key,
             f"{_as_written(parent, name)} is not given yet",
             "give that key, or write the value",
         )
     except InterpolationKeyError:
         return _refuse(
-            findings,
+            plain,
             key,
             f"{_as_written(parent, name)} names no key",
             "write it as ${stages.sft.lr}, from the top",
         )
     except (InterpolationResolutionError, RecursionError):
         return _refuse(
-            findings,
+            plain,
             key,
             f"{_as_written(parent, name)} leads back to itself",
             "write the value in one of the places",
         )
     except OmegaConfBaseException as error:
-        return _refuse(findings, key, str(error).splitlines()[0], "write the value")
+        return _refuse(plain, key, str(error).splitlines()[0], "write the value")
     if isinstance(value, DictConfig):
-        items = {str(child): _plain(value, child, (*path, str(child)), findings) for child in value}
+        items = {str(child): _plain(value, child, (*path, str(child)), plain) for child in value}
         return {child: item for child, item in items.items() if item is not _UNKNOWN}
     if isinstance(value, ListConfig):
-        rows = [_plain(value, i, (*path, str(i)), findings) for i in range(len(value))]
+        rows = [_plain(value, i, (*path, str(i)), plain) for i in range(len(value))]
         return [row for row in rows if row is not _UNKNOWN]
     return value
 
@@ -76,6 +90,6 @@ def _as_written(parent: DictConfig | ListConfig, name: Any) -> str:
     return str(raw[name])
 
 
-def _refuse(findings: list[Finding], key: str, what: str, fix: str) -> Any:
-    findings.append(Finding(key, what, fix))
+def _refuse(plain: Plain, key: str, what: str, fix: str) -> Any:
+    plain.unresolved.append(Finding(key, what, fix))
     return _UNKNOWN

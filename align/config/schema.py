@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from align.config.stages import AnyStage, Strict
+
+VERSION = 1  # raise when a recipe written before would no longer mean the same
 
 
 class GgufModel(Strict):
@@ -93,3 +95,13 @@ class Recipe(Strict):
     plan: bool = Field(False, description="check everything, print the plan, run nothing")
     debug: bool = Field(False, description="show tracebacks")
     runs: str = Field("runs", description="folder of runs and artifacts")
+    version: int = Field(VERSION, description="of the form of recipes")
+
+    @field_validator("version")
+    @classmethod
+    def _is_readable(cls, version: int) -> int:
+        if version != VERSION:
+            raise ValueError(
+                f"recipes of version {version} are not read, only version {VERSION}; write it anew"
+            )
+        return version

@@ -124,7 +124,7 @@ class DpoOptions(TrainingOptions):
     epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
     batch_size: int = Field(8, ge=1, description="pairs per step")
     beta: float = Field(0.1, gt=0, le=10, description="how strongly it is held to the reference")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="part of the labels taken to be wrong")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="part of labels taken as wrong")
 
 
 class SamplingOptions(Strict):
@@ -132,6 +132,11 @@ class SamplingOptions(Strict):
 
     max_new_tokens: int = Field(64, ge=1, le=32768, description="longest answer, tokens")
     temperature: float = Field(1.0, ge=0, le=10, description="divides the logits; 0 is greedy")
+
+
+def _divisor(rows: int) -> int:
+    """A number of minibatches that goes into `rows`, 4 or the next below."""
+    return next(count for count in (4, 3, 2, 1) if rows % count == 0)
 
 
 class PpoOptions(TrainingOptions):
@@ -173,8 +178,9 @@ class PpoOptions(TrainingOptions):
     def _minibatches_are_filled(self) -> PpoOptions:
         rows = self.prompts_per_iteration * self.samples_per_prompt
         if rows % self.minibatches:
+            what = f"minibatches {self.minibatches} does not divide"
             raise ValueError(
-                f"minibatches {self.minibatches} does not divide prompts_per_iteration x samples_per_prompt = {rows}"
+                f"{what} prompts_per_iteration x samples_per_prompt = {rows}; try {_divisor(rows)}"
             )
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature 0 draws nothing to learn from; give 0.7 to 1")
