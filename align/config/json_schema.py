@@ -13,7 +13,7 @@ from align.config.schema import Recipe
 from align.config.source import RECIPES
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
-INTERPOLATION = {"type": "string", "pattern": r"^\$\{[^}]*\}$"}
+ELSEWHERE = {"type": "string", "pattern": r"^(\$\{[^}]*\}|\?\?\?)$"}
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -51,7 +51,7 @@ def _recipe_schema() -> dict[str, Any]:
             "description": "Hydra's defaults list",
             "items": {"type": ["string", "object"]},
         },
-        **{name: _or_interpolation(schema) for name, schema in parts.items()},
+        **{name: _or_elsewhere(schema) for name, schema in parts.items()},
         "hardware": _reference(fields.HARDWARE),
     }
     properties |= {group: _tagged(kinds) for group, kinds in fields.TAGGED.items()}
@@ -76,12 +76,12 @@ def _document(title: str, body: dict[str, Any], types: dict[str, type[BaseModel]
 
 
 def _open(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a type whose values may also be `${another.key}`."""
-    properties = {name: _or_interpolation(inner) for name, inner in schema.get("properties", {}).items()}
+    """The schema of a type whose values may also be `${another.key}`, or `???`: given elsewhere."""
+    properties = {name: _or_elsewhere(inner) for name, inner in schema.get("properties", {}).items()}
     return {**schema, "properties": properties}
 
 
-def _or_interpolation(schema: dict[str, Any]) -> dict[str, Any]:
+def _or_elsewhere(schema: dict[str, Any]) -> dict[str, Any]:
     if schema.get("type") == "string" and not {"pattern", "enum", "const"} & set(schema):
         return schema
     if "const" in schema or "enum" in schema:
@@ -89,7 +89,7 @@ def _or_interpolation(schema: dict[str, Any]) -> dict[str, Any]:
     about = {name: schema[name] for name in ("description", "default") if name in schema}
     inner = {name: value for name, value in schema.items() if name not in about and name != "title"}
     options = inner["anyOf"] if set(inner) == {"anyOf"} else [inner]
-    return {**about, "anyOf": [*options, INTERPOLATION]}
+    return {**about, "anyOf": [*options, ELSEWHERE]}
 
 
 def _reference(options: type[BaseModel]) -> dict[str, Any]:

@@ -1,0 +1,116 @@
+"""Options that are right one by one and wrong together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from align.config.contradictions import Size, contradictions, size_of
+from align.config.schema import HubModel, LoraAdapter, NoAdapter, PathModel, TinyModel
+from align.config.stages import (
+    EvaluateOptions,
+    PpoOptions,
+    RewardOptions,
+    SftOptions,
+    StageOptions,
+)
+
+TINY = TinyModel(kind="tiny")  # 2 layers, 1024 tokens
+NONE = NoAdapter(kind="none")
+HUB = HubModel(kind="hub", id="a/b", revision="0" * 40)
+
+
+def reward(**given: object) -> RewardOptions:
+    return RewardOptions.model_validate({"kind": "reward", "data": "r", "max_answer": 64, **given})
+
+
+def ppo(**given: object) -> PpoOptions:
+    return PpoOptions.model_validate(
+        {"kind": "ppo", "policy": "base", "reward": "r", "prompts": "p", **given}
+    )
+
+
+def keys(model: BaseModel, adapter: BaseModel, stage: StageOptions | None = None) -> list[str]:
+    return [finding.key for finding in contradictions(model, adapter, {"s": stage} if stage else {})]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "heads", "right"),
+    [(32, 4, True), (32, 16, True), (32, 5, False), (32, 32, False), (8, 8, False)],
+    ids=["8 each", "2 each", "does not divide", "1 each is odd", "1 each"],
+)
+def test_heads_cut_hidden_into_even_parts(hidden: int, heads: int, right: bool) -> None:
+    model = TinyModel(kind="tiny", hidden=hidden, heads=heads)
+    assert keys(model, NONE) == ([] if right else ["model.heads"])
+
+
+def test_top_layers_of_a_known_model() -> None:
+    assert keys(TINY, LoraAdapter(kind="lora", top_layers=2)) == []
+    assert keys(TINY, LoraAdapter(kind="lora", top_layers=3)) == ["adapter.top_layers"]
+    assert keys(HUB, LoraAdapter(kind="lora", top_layers=300)) == []  # not known before it is opened
+
+
+def test_layers_of_a_reward_model() -> None:
+    assert keys(TINY, NONE, reward(layers=2)) == []
+    assert keys(TINY, NONE, reward(layers=3)) == ["stages.s.layers"]
+
+
+def test_a_cut_below_the_adapter_leaves_nothing_to_train() -> None:
+    four = TinyModel(kind="tiny", layers=4)
+    top = LoraAdapter(kind="lora", top_layers=2)  # layers 2 and 3, counted from 0
+    assert keys(four, top, reward(model="sft", layers=3)) == []
+    assert keys(four, top, reward(model="sft", layers=2)) == ["stages.s.layers"]
+    assert keys(four, top, reward(model="base", layers=2)) == []  # here the top of what is kept is trained
+    assert keys(four, top, reward(model="base", layers=1)) == ["stages.s.layers"]
+
+
+def test_prompt_and_answer_fit_the_model() -> None:
+    sft = {"kind": "sft", "data": "t"}
+    assert keys(TINY, NONE, SftOptions.model_validate({**sft, "max_prompt": 512, "max_answer": 512})) == []
+    assert keys(TINY, NONE, SftOptions.model_validate({**sft, "max_prompt": 513, "max_answer": 512})) == [
+        "stages.s.max_prompt"
+    ]
+    assert keys(TINY, NONE, ppo(max_prompt=1000, sampling={"max_new_tokens": 24})) == []
+    assert keys(TINY, NONE, ppo(max_prompt=1000, sampling={"max_new_tokens": 25})) == ["stages.s.max_prompt"]
+
+
+def test_the_pair_that_is_named_works() -> None:
+    stage = SftOptions(kind="sft", data="t", max_prompt=900, max_answer=900)
+    (finding,) = contradictions(TINY, NONE, {"s": stage})
+    assert finding.fix == "try stages.s.max_prompt=512 stages.s.max_answer=512"
+    assert keys(TINY, NONE, stage.model_copy(update={"max_prompt": 512, "max_answer": 512})) == []
+
+
+def test_plackett_luce_has_no_margin() -> None:
+    assert keys(HUB, NONE, reward(loss="plackett_luce", margin=0.5)) == ["stages.s.margin"]
+    assert keys(HUB, NONE, reward(loss="plackett_luce")) == []
+    assert keys(HUB, NONE, reward(loss="bradley_terry", margin=0.5)) == []
+
+
+def test_the_critic_s_warm_up_leaves_iterations_for_the_policy() -> None:
+    assert keys(HUB, NONE, ppo(iterations=3, critic_warmup=2)) == []
+    assert keys(HUB, NONE, ppo(iterations=3, critic_warmup=3)) == ["stages.s.critic_warmup"]
+
+
+def test_a_kl_target_needs_a_coefficient_to_adapt() -> None:
+    assert keys(HUB, NONE, ppo(kl_target=6.0, kl_coef=0.1)) == []
+    assert keys(HUB, NONE, ppo(kl_target=6.0, kl_coef=0.0)) == ["stages.s.kl_target"]
+
+
+def test_a_policy_is_compared_once() -> None:
+    options = EvaluateOptions(kind="evaluate", policies=["a", "b", "a"], reward="r", prompts="p")
+    assert keys(HUB, NONE, options) == ["stages.s.policies"]
+
+
+def test_size_of_a_local_folder(tmp_path: Path) -> None:
+    model = PathModel(kind="path", path=str(tmp_path))
+    assert size_of(model) == Size()
+    (tmp_path / "config.json").write_text(
+        json.dumps({"num_hidden_layers": 5, "max_position_embeddings": 512})
+    )
+    assert size_of(model) == Size(layers=5, context=512)
+    (tmp_path / "config.json").write_text("[")
+    assert size_of(model) == Size()
