@@ -92,3 +92,8 @@ def test_whiten_of_equal_numbers_one_or_none_is_finite(value: float, lengths: li
     assert torch.equal(white, torch.zeros(2, 3))
     kept = whiten(torch.full((2, 3), value), mask, shift_mean=False)
     torch.testing.assert_close(kept, value * mask.float())
+
+
+def test_whiten_of_many_equal_float32_numbers_is_not_their_rounding() -> None:
+    x = torch.full((50, 7), 12345.678)
+    assert not whiten(x, torch.ones(50, 7).bool()).any()

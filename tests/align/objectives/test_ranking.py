@@ -69,6 +69,25 @@ def test_plackett_luce_of_equal_scores_counts_orders(best: int, worst: int) -> N
     assert plackett_luce(x, tiers, _all(x)).total.item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("gap", [100.0, 1000.0])
+def test_hopelessly_wrong_ties_keep_their_value_and_gradient(gap: float) -> None:
+    x = torch.tensor([[0.0, 0.0, gap]], dtype=torch.float64).requires_grad_()
+    found = plackett_luce(x, torch.tensor([[0, 0, 1]]), _all(x))
+    found.total.backward()
+    # Two orders, each of probability e^-gap e^-gap up to e^-gap.
+    assert found.total.item() == pytest.approx(2 * gap - math.log(2), rel=1e-9)
+    assert x.grad is not None
+    assert x.grad[0].tolist() == pytest.approx([-1.0, -1.0, 2.0])
+
+
+def test_float32_scores_lose_nothing_in_the_integral() -> None:
+    x = 3 * torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    tiers = torch.tensor([[0, 0, 0, 1, 1, 2]])
+    for row in x[:, None]:
+        exact = plackett_luce(row.double(), tiers, _all(row)).total.item()
+        assert plackett_luce(row, tiers, _all(row)).total.item() == pytest.approx(exact, rel=1.2e-7)
+
+
 def test_without_ties_it_is_the_classic_sum_of_log_softmax() -> None:
     x = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     tiers = torch.stack([torch.randperm(5, generator=torch.Generator().manual_seed(i)) for i in range(4)])
