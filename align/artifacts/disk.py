@@ -96,10 +96,10 @@ def check_free(folder: Path, needed: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if needed > free:
-        what = f"{megabytes(needed)} are needed and {megabytes(free)} are free"
+        what = f"{readable(needed)} are needed and {readable(free)} are free"
         raise ResourceError(str(folder), what, _SPACE)
 
 
-def megabytes(count: int) -> str:
-    """Bytes as text, in MB."""
-    return f"{count / 1e6:.1f} MB"
+def readable(count: int) -> str:
+    """A number of bytes as text, in MB or GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -119,7 +119,7 @@ class Store:
         return [artifact for artifact in self.all() if (artifact.stage, artifact.kind) == (stage, kind)]
 
     def half_done(self, stage: str, kind: str) -> list[tuple[Manifest, Path]]:
-        """Of each work folder that a stage of this name has left: the manifest of its newest state, and where."""
+        """Of each work folder that a stage of this name left: the manifest of its newest state, and where."""
         found: list[tuple[Manifest, Path]] = []
         for folder in sorted(self.root.glob(f"{kind}-*.work")):
             states = [manifest for path in folder.glob("checkpoint-*") if (manifest := _whole(path))]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align.artifacts.disk import megabytes
+from align.artifacts.disk import readable
 from align.artifacts.manifest import Manifest
 from align.artifacts.store import Artifact, Store, Work
 from align.config.graph import inputs_of, order
@@ -258,5 +258,5 @@ def _told_if_long(say: Say, what: str) -> Iterator[None]:
 def _footer(plan: Plan) -> str:
     there = sum(row.artifact is not None for row in plan.rows)
     root = next(path for path in [plan.store.root, *plan.store.root.absolute().parents] if path.exists())
-    free = megabytes(shutil.disk_usage(root).free)
-    return f"{len(plan.rows) - there} to run, {there} reused; {free} of disk free."
+    free = readable(shutil.disk_usage(root).free)
+    return f"{len(plan.rows) - there} to run, {there} reused; {free} of disk are free."

@@ -144,25 +144,29 @@ def _run_stages(running: Run, folder: Path, plan: Plan) -> None:
 
 
 def _run_stage(running: Run, folder: Path, plan: Plan, index: int) -> Artifact:
-    """One stage under the lock of its work folder, which another run may hold for the same artifact."""
+    """One stage, from its first line on the screen to its artifact."""
     row = plan.rows[index - 1]
     if running.stop():
         raise Interrupted("stopped", f"{row.name} was not begun", "the same command resumes")
     with make_reporter(row.name, index, len(plan.rows), folder) as reporter:
-        work = plans.work_of(plan, row)
-        work.say = reporter.warn
         try:
-            with hold(work.folder, wait=True, note=reporter.note, stop=running.stop):
-                work = plans.work_of(plan, row)  # another run may have gone on in it meanwhile
-                work.say = reporter.warn
-                artifact = running.store.find(row.output, row.key)
-                if artifact is None:
-                    artifact = _make(running, plan, row, work, reporter)
-                work.remove()
+            return _find_or_make(running, plan, row, reporter)
         finally:
             running.warnings += [f"{row.name}: {line}" for line in reporter.warnings]
             row.stage = None  # what it read and tokenised is not needed any more
             gc.collect()
+
+
+def _find_or_make(running: Run, plan: Plan, row: Row, reporter: StageReporter) -> Artifact:
+    """Under the lock of the work folder, which another run may hold to make the same artifact."""
+    folder = plans.work_of(plan, row).folder
+    with hold(folder, wait=True, note=reporter.note, stop=running.stop):
+        work = plans.work_of(plan, row)
+        work.say = reporter.warn
+        artifact = running.store.find(row.output, row.key)
+        if artifact is None:
+            artifact = _make(running, plan, row, work, reporter)
+        work.remove()
     return artifact
 
 

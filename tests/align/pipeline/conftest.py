@@ -22,7 +22,13 @@ from align.stages.base import Stage
 CHAIN: dict[str, Any] = {
     "sft": {"kind": "sft", "model": "base", "data": "talks", "checkpoint_every": 2},
     "rm": {"kind": "reward", "model": "sft", "data": "rankings", "checkpoint_every": 3},
-    "ppo": {"kind": "ppo", "policy": "sft", "reward": "rm", "prompts": ["talks", "more"], "iterations": 2},
+    "ppo": {
+        "kind": "ppo",
+        "policy": "sft",
+        "reward": "rm",
+        "prompts": ["talks", "more"],
+        "checkpoint_every": 2,
+    },
     "eval": {"kind": "evaluate", "policies": ["sft", "ppo"], "reward": "rm", "prompts": "talks"},
 }
 

@@ -131,7 +131,7 @@ def test_an_evaluation_trains_nothing_so_the_adapter_is_not_its_own(make_recipe:
 
 def test_names_of_stages_do_not_count_but_for_lists(make_recipe: Any) -> None:
     renamed = make_recipe(
-        other={"kind": "ppo", "policy": "sft", "reward": "rm", "prompts": ["talks", "more"], "iterations": 2}
+        other={"kind": "ppo", "policy": "sft", "reward": "rm", "prompts": ["talks", "more"]}
     )
     assert key(renamed, "other") == key(renamed, "ppo")
     same = {**KEYS, "other": KEYS["ppo"]}
