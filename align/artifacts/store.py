@@ -86,8 +86,11 @@ class Store:
         if look_only:
             self.say(f"a broken artifact is not used: {error.where}: {error.what}")
             return
-        with guard(path):
-            aside = set_aside(path)
+        try:
+            with guard(path):
+                aside = set_aside(path)
+        except FileNotFoundError:
+            return  # another run was faster
         self.say(f"a broken artifact was set aside as {aside.name}: {error.where}: {error.what}")
 
     def work(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +100,8 @@ class Work:
             IntegrityError: States were saved, but none of them verifies.
         """
         skipped: list[IntegrityError] = []
-        for step in reversed(self._steps()):
+        steps = self._steps()
+        for step in reversed(steps):
             try:
                 found = self._verified(step)
             except IntegrityError as error:
@@ -110,6 +110,8 @@ class Work:
             for skip in skipped:
                 say(f"a broken saved state is skipped, step {step} is used: {skip.where}: {skip.what}")
             return found
+        if steps != self._steps():
+            return self.newest(say)  # another process goes on in this folder, or has just ended
         if skipped:
             newest = f"{skipped[0].where}: {skipped[0].what}"
             what = f"none of its {len(skipped)} saved states is whole; the newest: {newest}"
@@ -172,7 +174,7 @@ class Work:
         """Delete the folder, once what it was for is durable; failing to do so is one warning."""
         self.metrics.close()
         try:
-            shutil.rmtree(self.folder)
+            remove(self.folder)
         except FileNotFoundError:
             return
         except OSError as error:

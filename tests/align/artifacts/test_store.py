@@ -52,6 +52,18 @@ def test_a_broken_one_is_set_aside_with_a_line(store: Store, said: list[str]) ->
     assert store.all() == []
 
 
+def test_two_runs_that_find_the_same_broken_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(store)
+    (store.path("policy", KEY) / "x").write_text("y")
+
+    def beaten(path: Path) -> Path:
+        path.rename(path.with_name("taken"))
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("align.artifacts.store.set_aside", beaten)
+    assert store.find("policy", KEY) is None
+
+
 def test_keys_that_begin_alike_are_told_apart(store: Store, said: list[str]) -> None:
     make(store)
     assert store.find("policy", KEY[:12] + "d" * 52) is None

@@ -377,16 +377,30 @@ def test_remove(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     work = setting.filled(1)
     work.metrics.append({"step": 1})
 
-    def refuse(path: Any) -> None:
+    def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(works.shutil, "rmtree", refuse)
+        patch.setattr(works, "remove", refuse)
         work.remove()
     assert "could not be deleted: Permission denied" in setting.said[0]
     work.remove()
     assert not setting.folder.exists()
     work.remove()
+
+
+def test_a_folder_that_another_process_removes_meanwhile_is_not_broken(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = setting.filled(1)
+    real = works.manifests.verify
+
+    def remove_first(path: Path) -> Any:
+        shutil.rmtree(setting.folder, ignore_errors=True)
+        return real(path)
+
+    monkeypatch.setattr(works.manifests, "verify", remove_first)
+    assert work.latest() is None
 
 
 def test_state_is_readable_json(setting: Setting) -> None:

@@ -27,7 +27,7 @@ from align.config.schema import Recipe
 from align.errors import NumericsError
 from align.pipeline import runner
 from align.pipeline.ingredients import run_key
-from align.pipeline.runner import run
+from align.pipeline.runner import resume_command, run
 
 OVERRIDES = ["recipe=rlhf", "stages.sft.lr=0.5"]
 NAMES = ["sft", "rm", "ppo", "eval"]
@@ -117,6 +117,14 @@ def test_a_run_leaves_artifacts_links_recipe_log_and_metrics(
     assert all(value > 0 for value in seconds.values())
     assert peak > 0
     assert named == {"command": "python -m align.run recipe=rlhf stages.sft.lr=0.5"}
+
+
+def test_the_command_that_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["align", "--config-dir", "my recipes", "-m", "recipe=x"])
+    found = resume_command(["recipe=x", "model.path=a b"])
+    assert found == "python -m align.run --config-dir 'my recipes' recipe=x 'model.path=a b'"
+    monkeypatch.setattr(sys, "argv", ["align"])
+    assert resume_command([]) == "python -m align.run"
 
 
 def test_the_same_again_takes_no_step(
@@ -497,7 +505,7 @@ def test_a_finished_run_again_imports_no_torch(make_recipe: Any, tmp_path: Path)
         from align.config.schema import Recipe
         from align.data import cards
         from align.models import sources
-        from align.pipeline.runner import run
+        from align.pipeline.runner import resume_command, run
         cards.identity = lambda v: {n: f"hash-of-{n}" for n in (v if isinstance(v, list) else [v])}
         sources.identity = lambda model: "tiny:0"
         code = run(Recipe.model_validate_json(sys.argv[1]), [])
