@@ -1,1 +1,1 @@
-
+"""Pure losses: tensors in, a sum and metric sums out."""
