@@ -1,0 +1,121 @@
+"""Cutting, dropping and counting, worked out on a tokenizer with one token per letter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from align.data import tokenize
+from align.data.order import epoch_order
+from align.data.rankings import thin
+from align.data.types import Conversation, Dataset, Message, Prompt, Ranking
+from align.errors import DataError
+
+EOS = 0
+
+
+class Letters:
+    """A template with one token per letter and EOS 0; a prompt opens with 1 and closes with 2."""
+
+    eos_id = EOS
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """1 letters 2."""
+        return [1, *(ord(c) for m in messages for c in m.content), 2]
+
+    def encode_answer(self, text: str) -> list[int]:
+        """Letters, EOS."""
+        return [*map(ord, text), EOS]
+
+    def encode_conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[float]]:
+        """Prompt and answer."""
+        prompt, answer = self.encode_prompt(messages[:-1]), self.encode_answer(messages[-1].content)
+        return [*prompt, *answer], [0.0] * len(prompt) + [messages[-1].weight] * len(answer)
+
+
+LIMITS: dict[str, Any] = {"max_prompt": 6, "max_answer": 4, "max_drop": 0.0}
+
+
+def ask(text: str) -> tuple[Message, ...]:
+    return (Message("user", text),)
+
+
+def chat(name: str, prompt: str, answer: str, weight: float = 1.0) -> Conversation:
+    return Conversation(name, (*ask(prompt), Message("assistant", answer, weight)), source="s")
+
+
+def test_a_cut_conversation_keeps_eos_untrained() -> None:
+    data = Dataset("d", [chat("a", "hi", "yes"), chat("b", "hi", "yesss")])
+    out = tokenize.conversations(data, Letters(), **LIMITS)  # type: ignore[arg-type]
+    short, long = (row.responses[0] for row in out.rows)
+    assert short.ids == (*map(ord, "yes"), EOS)
+    assert short.weights == (1, 1, 1, 1)
+    assert long.ids == (*map(ord, "yes"), EOS)
+    assert long.weights == (1, 1, 1, 0), "a model must not learn to stop in the middle of a sentence"
+    assert out.cut == {"answers cut to max_answer 4; their EOS is not trained": 1}
+    assert out.rows[0].source == "s"
+
+
+def test_a_long_prompt_loses_its_middle() -> None:
+    out = tokenize.prompts(Dataset("d", [Prompt("a", ask("abcdefg"))]), Letters(), max_prompt=6, max_drop=0.0)  # type: ignore[arg-type]
+    assert out.rows[0].prompt == (1, ord("a"), ord("b"), ord("f"), ord("g"), 2)
+    assert out.notes == ["d: prompts cut to max_prompt 6: 1 of 1 rows"]
+    odd = tokenize.prompts(Dataset("d", [Prompt("a", ask("abcdefg"))]), Letters(), max_prompt=5, max_drop=0.0)  # type: ignore[arg-type]
+    assert odd.rows[0].prompt == (1, ord("a"), ord("f"), ord("g"), 2)
+
+
+def test_rankings_keep_their_order_and_score_every_token() -> None:
+    row = Ranking("a", ask("hi"), ("no", "yes", "maybe"), (1, 0, 2), (0.5, 1.0, 0.0), "s")
+    out = tokenize.rankings(Dataset("d", [row]), Letters(), **LIMITS)  # type: ignore[arg-type]
+    (got,) = out.rows
+    assert [r.ids for r in got.responses] == [
+        (*map(ord, "no"), EOS), (*map(ord, "yes"), EOS), (*map(ord, "may"), EOS),
+    ]  # fmt: skip
+    assert all(set(r.weights) == {1.0} for r in got.responses)
+    assert (got.tiers, got.ratings) == ((1, 0, 2), (0.5, 1.0, 0.0))
+
+
+def test_answers_that_became_equal_are_left_out_with_their_order() -> None:
+    rows = [
+        Ranking("pair", ask("q"), ("yess", "yesterday"), (0, 1)),  # equal after the cut, of different tiers
+        Ranking("three", ask("q"), ("yess", "yesterday", "no"), (0, 1, 2)),  # one answer is left
+        Ranking("tie", ask("q"), ("yes", "yes", "no"), (0, 0, 1), (1.0, 1.0, 0.0)),  # equal and tied: kept once
+    ]
+    out = tokenize.rankings(Dataset("d", rows), Letters(), max_prompt=9, max_answer=4, max_drop=0.7)  # type: ignore[arg-type]
+    assert [row.id for row in out.rows] == ["tie"]
+    assert out.rows[0].tiers == (0, 1)
+    assert out.rows[0].ratings == (1.0, 0.0)
+    assert out.dropped == {"left with fewer than two different tiers": 2}
+    with pytest.raises(DataError) as error:
+        tokenize.rankings(Dataset("d", rows), Letters(), max_prompt=9, max_answer=4, max_drop=0.5)  # type: ignore[arg-type]
+    assert str(error.value) == (
+        "d: 2 of 3 rows were dropped (2 left with fewer than two different tiers), more than max_drop 0.5; "
+        "mend them or raise max_drop; tokens per row: median 13, 99 % 13, longest 13"
+    )
+
+
+def test_a_row_without_anything_to_train_on_is_dropped_and_counted() -> None:
+    data = Dataset("d", [chat("a", "hi", "yes", weight=0.0), chat("b", "hi", "no")])
+    out = tokenize.conversations(data, Letters(), max_prompt=6, max_answer=4, max_drop=0.5)  # type: ignore[arg-type]
+    assert [row.id for row in out.rows] == ["b"]
+    assert out.notes == ["d: without a token to train on: 1 of 2 rows"]
+    with pytest.raises(DataError, match="1 of 1 rows were dropped"):
+        tokenize.conversations(Dataset("d", data.rows[:1]), Letters(), max_prompt=6, max_answer=4, max_drop=1.0)  # type: ignore[arg-type]
+
+
+def test_thinning_keeps_both_ends_and_spreads() -> None:
+    row = Ranking("a", ask("q"), tuple("abcdefg"), (6, 5, 4, 3, 2, 1, 0), tuple(float(i) for i in range(7)))
+    assert thin(row, 3).answers == ("a", "d", "g")
+    assert thin(row, 3).ratings == (0.0, 3.0, 6.0)
+    assert thin(row, 7) is row
+    tied = Ranking("b", ask("q"), tuple("abcd"), (1, 1, 1, 0))
+    assert set(thin(tied, 2).tiers) == {0, 1}, "both tiers survive"
+
+
+def test_order_is_a_pure_function() -> None:
+    assert epoch_order(1, 0, 50) == epoch_order(1, 0, 50)
+    assert sorted(epoch_order(1, 3, 50)) == list(range(50))
+    assert len({tuple(epoch_order(s, e, 50)) for s in range(3) for e in range(3)}) == 9
+    assert epoch_order(7, 2, 6) == [int(i) for i in epoch_order(7, 2, 6)]
