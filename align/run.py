@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from align.config.command_line import CommandLine
+    from align.config.compose import Composed
 
 USAGE = """\
 Align runs a recipe: a chain of stages that turns a base model into an aligned one.
@@ -145,21 +146,21 @@ def _run(line: CommandLine) -> int:
     from align.config.compose import Composer
 
     composer = Composer(line)
-    shows_recipe = line.options.cfg is not None
-    if shows_recipe or not line.only_shows:
-        composer.compose_all()
+    composed: list[Composed] = []
+    if line.options.cfg or not line.only_shows:
+        composed = composer.compose_all()
     elif not line.options.shell_completion:
         composer.load(line.overrides)  # help and info need no checked recipe, but files that can be read
     overrides = _for_hydra(composer, line)
     if line.only_shows:
         shown = io.StringIO()
         with contextlib.redirect_stdout(shown):
-            code = _enter_hydra(line, overrides)
+            code = _enter_hydra(line, overrides, composed)
         sys.stdout.write(shown.getvalue())
         return code
     with tempfile.TemporaryDirectory(prefix="align-sweep-") as folder:
         sweep = [f"hydra.sweep.dir={folder}"] if line.many else []  # Hydra writes multirun.yaml there
-        return _enter_hydra(line, [*sweep, *overrides])
+        return _enter_hydra(line, [*sweep, *overrides], composed)
 
 
 def _for_hydra(composer: Any, line: CommandLine) -> list[str]:
@@ -167,20 +168,24 @@ def _for_hydra(composer: Any, line: CommandLine) -> list[str]:
 
     if line.options.shell_completion:
         return line.overrides
+    if line.options.hydra_help:
+        return []  # it describes Hydra alone, which knows no recipe
     return command_line.for_hydra(line.overrides, composer.groups)
 
 
-def _enter_hydra(line: CommandLine, overrides: Sequence[str]) -> int:
+def _enter_hydra(line: CommandLine, overrides: Sequence[str], composed: Sequence[Composed]) -> int:
     """Hydra's own entry, which reads `sys.argv`. Returns the worst exit code of the runs."""
     import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    from align.config.compose import PRIMARY
+    from align.config.compose import PRIMARY, in_one_line
     from align.config.source import RECIPES
 
     codes: list[int] = []
 
     def task(config: DictConfig) -> None:
-        codes.append(_run_recipe(config, line))
+        codes.append(_run_recipe(config, line, composed))
         if codes[-1] == Interrupted.exit_code:
             raise SystemExit(Interrupted.exit_code)  # stop the whole sweep
 
@@ -190,6 +195,8 @@ def _enter_hydra(line: CommandLine, overrides: Sequence[str]) -> int:
             entry()
         except SystemExit as end:
             codes.append(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise in_one_line(error) from None
     return max(codes, default=0)
 
 
@@ -203,7 +210,7 @@ def _arguments(words: Sequence[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def _run_recipe(config: DictConfig, line: CommandLine) -> int:
+def _run_recipe(config: DictConfig, line: CommandLine, checked: Sequence[Composed]) -> int:
     """What Hydra calls for each run. Errors end here: Hydra would print a traceback."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -211,13 +218,17 @@ def _run_recipe(config: DictConfig, line: CommandLine) -> int:
 
     recipe = to_recipe(config)
     overrides = [text.removeprefix("++") for text in HydraConfig.get().overrides.task]
+    composed = next((one for one in checked if one.recipe == recipe), None)
     try:
         from align.data.cards import add_folder
         from align.pipeline.runner import run
 
         for folder in card_folders(line):
             add_folder(folder)
-        return run(recipe, overrides, Composer(line).compose(overrides).origins)
+        if composed is None:  # a sweeper of the user's chose values that are not on the command line
+            composed = Composer(line).compose(overrides)
+        code: int = run(recipe, overrides, composed.origins)
+        return code
     except AlignError as error:
         return _report(error, debug=recipe.debug)
     except Exception as error:  # a mistake of the program: all that is known helps to find it

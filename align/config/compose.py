@@ -107,7 +107,7 @@ class Composer:
         try:
             return self.loader.load_configuration(self.primary, forced, RunMode.RUN)
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-            raise _in_one_line(error) from None
+            raise in_one_line(error) from None
 
     def options_of(self, group: str) -> list[str]:
         """Names that can be chosen in a group."""
@@ -247,7 +247,7 @@ def _keys_of(findings: Sequence[Finding]) -> str:
     return ""
 
 
-def _in_one_line(error: Exception) -> ConfigError:
+def in_one_line(error: Exception) -> ConfigError:
     """What Hydra says, without its list of folders and its advice to add an unknown key with `+`."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")

@@ -86,7 +86,7 @@ def _or_elsewhere(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     if "const" in schema or "enum" in schema:
         return schema
-    about = {name: schema[name] for name in ("description", "default") if name in schema}
+    about: dict[str, Any] = {name: schema[name] for name in ("description", "default") if name in schema}
     inner = {name: value for name, value in schema.items() if name not in about and name != "title"}
     options = inner["anyOf"] if set(inner) == {"anyOf"} else [inner]
     return {**about, "anyOf": [*options, ELSEWHERE]}
