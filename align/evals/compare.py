@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from align.evals.refusals import is_refusal
-from align.evals.stats import bootstrap_mean, paired_difference, win_rate
+from align.evals.stats import bootstrap_mean, paired_difference, wilson, win_rate
 from align.evals.text import distinct_n, distinct_openings, length_words
 
 
@@ -79,7 +79,7 @@ def describe(m: Measured, seed: int) -> dict[str, Any]:
     return {
         "reward": _mean(m.rewards, seed),
         "judge": _mean(m.judge, seed) if m.judge is not None else None,
-        "refusal_rate": _mean(_refusals(m), seed),
+        "refusal_rate": asdict(wilson(sum(_refusals(m)), len(m.texts))),
         "words": float(np.mean([length_words(t) for t in m.texts])),
         "eos_rate": float(np.mean(m.ended)),
         "distinct_2": distinct_n(m.texts, 2),

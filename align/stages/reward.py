@@ -126,10 +126,9 @@ def ranking_loss(scores: Tensor, rows: Sequence[TokenRow], options: RewardOption
     padded = torch.nn.utils.rnn.pad_sequence(list(scores.split(sizes)), batch_first=True)
     mask = torch.arange(padded.shape[1])[None] < torch.tensor(sizes)[:, None]
     tiers = _rectangle([row.tiers for row in rows], torch.long)
-    with_ratings = options.margin > 0 and all(row.ratings for row in rows)
-    ratings = _rectangle([row.ratings for row in rows], torch.float32) if with_ratings else None
-    margin = options.margin if with_ratings else 0.0
-    loss = RANKING_LOSSES.get(options.loss)(padded, tiers, mask, ratings, margin)
+    # Rows without ratings get equal ones, so margin 0, whatever rows share their micro-batch.
+    ratings = _rectangle([row.ratings or (0.0,) * len(row.tiers) for row in rows], torch.float32)
+    loss = RANKING_LOSSES.get(options.loss)(padded, tiers, mask, ratings, options.margin)
     if options.centring == 0:
         return loss
     extra = centring(padded, mask)
