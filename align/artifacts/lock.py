@@ -68,12 +68,12 @@ def hold(
 
 
 def _acquired(lock: FileLock, folder: Path) -> bool:
-    """One try. A holder may have removed the folder; then it is made again."""
+    """One try; a folder that its last holder has removed is made again."""
     with guard(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
-        except (Timeout, FileNotFoundError):
+        except Timeout:
             return False
     return True
 

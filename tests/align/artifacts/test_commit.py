@@ -277,7 +277,9 @@ def test_a_temporary_folder_that_is_taken_for_abandoned_is_made_again(
         flock(handle, how)
 
     monkeypatch.setattr(commits.fcntl, "flock", clean_first)
-    make(tmp_path / "a")
+    with commit(tmp_path / "a", kind="policy", key=KEY) as out:
+        (out / "x").write_text("whole")
+    assert out != cleaned[0]
     verify(tmp_path / "a")
 
 

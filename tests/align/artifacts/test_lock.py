@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from align.artifacts.lock import hold
 from align.errors import Interrupted, ResourceError
@@ -123,6 +124,24 @@ def test_a_holder_that_removes_the_folder(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "run")
     thread.join(5)
     assert got.is_set()
+
+
+def test_a_folder_that_is_removed_while_it_is_being_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire, calls = FileLock.acquire, []
+
+    def remove_first(self: FileLock, *args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            shutil.rmtree(tmp_path / "run")
+        return acquire(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FileLock, "acquire", remove_first)
+    with hold(tmp_path / "run", wait=True):
+        assert (tmp_path / "run" / "lock").exists()
+        with pytest.raises(ResourceError), hold(tmp_path / "run"):
+            pass
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,18 @@ def test_the_nearest_earlier_artifact_is_compared(make_recipe: Any, store: Store
     finish(build(make_recipe(sft={"lr": 0.25}), store), "sft")
     plan = build(make_recipe(), store)
     assert statuses(plan)["sft"] == "changed: stages.sft.lr 0.25 -> 0.0002"
+
+
+@pytest.mark.parametrize("younger", [0.25, 0.5])
+def test_of_several_that_are_as_near_the_youngest_is_compared(
+    make_recipe: Any, store: Store, younger: float
+) -> None:
+    for lr in (0.25, 0.5):
+        plan = build(make_recipe(sft={"lr": lr}), store)
+        finish(plan, "sft")
+        time = 2000 if lr == younger else 1000
+        os.utime(store.path("policy", plan["sft"].key), (time, time))
+    assert statuses(build(make_recipe(), store))["sft"] == f"changed: stages.sft.lr {younger} -> 0.0002"
 
 
 def test_two_recipes_share_a_stage(make_recipe: Any, store: Store) -> None:
