@@ -9,22 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-import align
 from align.config.graph import BASE, inputs_of
 from align.config.schema import Recipe
 from align.config.stages import DataRef, StageOptions, TrainingOptions
-from align.data import cards
+from align.data import cards, template
 from align.models import sources
 from align.pipeline.codehash import code_of
 
 FORMAT = 1  # raise when what goes into a key changes its meaning
-TEMPLATES = Path(align.__file__).parent / "data" / "templates"
 INPUT, DATA, CODE = "input.", "data.", "code."
 
 
@@ -67,7 +65,7 @@ def _template(name: str | None) -> str:
     """Name and content of a shipped chat template; a model's own is part of the base model."""
     if name is None:
         return "the model's own"
-    path = TEMPLATES / f"{name}.jinja"
+    path = template.FOLDER / f"{name}.jinja"
     return f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}" if path.is_file() else name
 
 

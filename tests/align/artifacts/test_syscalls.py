@@ -1,4 +1,4 @@
-"""The same as in `test_commit.py` with a real SIGKILL at real system calls, and errors from the kernel's side."""
+"""Like `test_commit.py`, with a real SIGKILL at real system calls, and errors from the kernel's side."""
 
 from __future__ import annotations
 
