@@ -29,6 +29,11 @@ VERBS = ("keys", "explain", "recipes", "export")
 class _Parser(argparse.ArgumentParser):
     """Hydra's flags, with errors of one line."""
 
+    @property
+    def names_with_value(self) -> set[str]:
+        """The flags after which a value comes."""
+        return {name for name, action in self._option_string_actions.items() if action.nargs != 0}
+
     def error(self, message: str) -> NoReturn:
         """Refuse what argparse does not understand."""
         word = next((word for word in message.split() if word.startswith("-")), "")
@@ -79,11 +84,11 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     options = parser.parse_intermixed_args(list(arguments))
     left = list(options.overrides)
     flags: list[str] = []
-    for word in reversed(arguments):  # from the end, so that `--config-dir a=b a=b` keeps the flag's value
-        if word in left:
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if word in left and before not in parser.names_with_value:
             left.remove(word)
         else:
-            flags.insert(0, word)
+            flags += word.split("=", 1) if word.startswith("--config-dir=") else [word]
     _check_flags(options)
     line = CommandLine(flags, list(options.overrides), options)
     for override in line.overrides:
