@@ -23,6 +23,13 @@ from align.errors import ConfigError
 from align.registry import nearest
 
 TYPED = "command line"
+REFUSED_OF_HYDRA = {
+    "hydra.job.env_copy": (
+        "would write the environment into the configuration",
+        "set the variable where it is read",
+    ),
+    "hydra.searchpath": ("files would be read that are not checked", "give --config-dir DIR"),
+}
 VERBS = ("keys", "explain", "recipes", "export")
 
 
@@ -89,6 +96,9 @@ def parse(arguments: Sequence[str]) -> CommandLine:
             left.remove(word)
         else:
             flags += word.split("=", 1) if word.startswith("--config-dir=") else [word]
+    if options.config_path:  # Hydra would take it from the folder of the program, not from where it was typed
+        options.config_path = str(Path(options.config_path).resolve())
+        flags += ["--config-path", options.config_path]
     _check_flags(options)
     line = CommandLine(flags, list(options.overrides), options)
     for override in line.overrides:
@@ -124,6 +134,8 @@ def check_override(text: str) -> list[Finding]:
         what = f"{text.partition('=')[0]!r} is not followed by a value that can be read"
         return [Finding("", what, "quote it: 'key=\"value\"'", TYPED)]
     key = override.key_or_group
+    if key in REFUSED_OF_HYDRA:
+        return [Finding(key, *REFUSED_OF_HYDRA[key], TYPED)]
     for i, name in enumerate(key.replace("/", ".").split(".")):
         reason = refuse_key(name)
         if reason:

@@ -55,7 +55,7 @@ class Composer:
         source.install()
         self.line = line
         self.primary = line.options.config_name or PRIMARY
-        path = create_config_search_path(str(Path(line.options.config_path or source.RECIPES).resolve()))
+        path = create_config_search_path(line.options.config_path or str(source.RECIPES))
         if line.config_dir:
             path.prepend(
                 "command-line", f"file://{line.config_dir}", anchor=SearchPathQuery(provider="schema")

@@ -16,7 +16,6 @@ Raw = Callable[[str], str | None]  # key -> the scalar as it is written in its f
 YAML_BOOLEANS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false"})
 OTHER_NAMES = {  # what other projects call it
     "learning_rate": "lr",
-    "learing_rate": "lr",
     "num_train_epochs": "epochs",
     "num_epochs": "epochs",
     "per_device_train_batch_size": "batch_size",

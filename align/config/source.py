@@ -98,9 +98,11 @@ class RecipeSource(FileConfigSource):
             data = fields.filled(data, fields.HARDWARE)
         elif not group:
             data = {**{key: Recipe.model_fields[key].default for key in _optional_keys()}, **data}
-        if group and "hydra" in data and not group.startswith("hydra"):
-            _refuse_hydra(source)
-            del data["hydra"]
+        if "hydra" in data and not group.startswith("hydra"):
+            primary = not group and self.provider == "main"
+            if not primary or "searchpath" in data["hydra"]:
+                _refuse_hydra(source)
+                del data["hydra"]
         return ConfigResult(
             provider=self.provider,
             path=f"{self.scheme()}://{self.path}",

@@ -60,6 +60,19 @@ TYPED: list[tuple[str, list[str], list[str]]] = [
             "set an environment variable such as HF_TOKEN instead"
         ],
     ),
+    (
+        "environment by way of Hydra",
+        ["hydra.job.env_copy=[SECRET]"],
+        [
+            "hydra.job.env_copy: would write the environment into the configuration; "
+            "set the variable where it is read"
+        ],
+    ),
+    (
+        "unchecked files",
+        ["hydra.searchpath=[pkg://os]"],
+        ["hydra.searchpath: files would be read that are not checked; give --config-dir DIR"],
+    ),
     ("no such model", ["model=tinyy"], ["model: there is no model 'tinyy'; did you mean tiny?"]),
     (
         "several values",

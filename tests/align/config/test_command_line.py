@@ -17,6 +17,7 @@ def test_flags_stand_anywhere(tmp_path: Path) -> None:
     assert line.config_dir == tmp_path
     assert line.many
     assert not line.only_shows
+    assert parse(["--config-path", "."]).flags[-1] == str(Path.cwd())
     assert parse([f"--config-dir={tmp_path}"]).flags == ["--config-dir", str(tmp_path)]
 
 
