@@ -100,7 +100,7 @@ class RecipeSource(FileConfigSource):
             data = {**{key: Recipe.model_fields[key].default for key in _optional_keys()}, **data}
         if "hydra" in data and not group.startswith("hydra"):
             primary = not group and self.provider == "main"
-            if not primary or "searchpath" in data["hydra"]:
+            if not (primary and isinstance(data["hydra"], dict)) or "searchpath" in data["hydra"]:
                 _refuse_hydra(source)
                 del data["hydra"]
         return ConfigResult(
