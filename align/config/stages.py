@@ -39,6 +39,8 @@ class DataRef(Strict):
     limit: int | None = Field(None, ge=1, description="at most this many rows, the first of the card's order")
     repeat: int = Field(1, ge=1, le=100, description="each row so many times an epoch")
 
+    on_bad_row: Literal["refuse", "skip"] = Field("refuse", description="skip leaves it out and counts it")
+
     @model_validator(mode="after")
     def _names_something(self) -> DataRef:
         if self.card is None and self.path is None:

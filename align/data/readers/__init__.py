@@ -1,1 +1,12 @@
+"""Readers: from the bytes of a source to rows. A reader only exists for a format, not for a data set.
 
+A reader is a function `(blobs, context) -> Iterator[row]`, filed in `READERS` under its name. Importing this package files
+the shipped ones.
+"""
+
+from __future__ import annotations
+
+from align.data.readers import everyday, hh, oasst, own, pyrit_ratings, self_instruct
+from align.data.readers.base import READERS, Context
+
+__all__ = ["READERS", "Context", "everyday", "hh", "oasst", "own", "pyrit_ratings", "self_instruct"]
