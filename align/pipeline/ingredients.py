@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -141,15 +140,16 @@ def _key(name: str, keys: Mapping[str, str]) -> str:
     return BASE if name == BASE else keys[name]
 
 
-def _data(field: str, value: Any) -> dict[str, str]:
-    """Content of the data, in order; where it lies does not count, how often and how much is read does."""
+def _data(field: str, value: Any) -> dict[str, Any]:
+    """Content of the data, in order; where it lies does not count, how it is read does."""
     found = {
-        f"{DATA}{field}.{i}": f"{PurePath(name).name} {digest}"
+        f"{DATA}{field}.{i}": f"{name} {digest}"
         for i, (name, digest) in enumerate(cards.identity(value).items())
     }
     for i, ref in enumerate(value if isinstance(value, list) else [value]):
-        if isinstance(ref, DataRef) and (ref.limit is not None or ref.repeat != 1):
-            found[f"{DATA}{field}.{i}.rows"] = f"limit {ref.limit}, repeat {ref.repeat}"
+        if isinstance(ref, DataRef):
+            how = ref.model_dump(exclude={"card", "path"}, exclude_defaults=True)
+            found.update({f"{DATA}{field}.{i}.{option}": value for option, value in how.items()})
     return found
 
 

@@ -92,7 +92,7 @@ def data(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
             name = ref if isinstance(ref, str) else ref.card or ref.path
             if Path(name).name not in content:
                 raise DataError(f"data {name!r}", "is neither a card nor a file", "see align recipes")
-            found[name] = content[Path(name).name]
+            found[Path(name).name] = content[Path(name).name]
         return found
 
     monkeypatch.setattr(cards, "identity", identity)

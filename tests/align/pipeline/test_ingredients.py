@@ -90,7 +90,8 @@ def test_the_same_data_named_in_another_way_is_the_same(make_recipe: Any) -> Non
 def test_no_path_enters(make_recipe: Any, tmp_path: Path) -> None:
     found = of(make_recipe(sft={"data": {"path": f"{tmp_path}/talks", "limit": 3}}), "sft")
     assert str(tmp_path) not in repr(found)
-    assert found["data.data.0.rows"] == "limit 3, repeat 1"
+    assert found["data.data.0.limit"] == 3
+    assert "data.data.0.repeat" not in found
 
 
 def test_the_recipes_seed_is_the_stages_unless_it_has_its_own(make_recipe: Any) -> None:
