@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -171,6 +172,7 @@ def quiet() -> None:
     """Keep transformers' bars and load reports off the screen: what they would say is checked and said in one line."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # peft calls what will be renamed
 
 
 def _generation_config(base: Path, folder: Path) -> None:

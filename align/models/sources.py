@@ -57,6 +57,9 @@ def materialise(model: AnyModel) -> Path:
 
 
 def _build_into(model: GgufModel | TinyModel | HubModel, final: Path) -> None:
+    from align.models.policy import quiet
+
+    quiet()
     temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
     try:
         if isinstance(model, GgufModel):
