@@ -224,10 +224,9 @@ def test_keys_and_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert head.split() == ["key", "type", "range", "default", "meaning"]
     assert row.split("  ")[0] == "stages.ppo.clip"
     assert "above 0 and below 1" in row
-    assert main(["recipe=rlhf", "explain=stages.reward.layers"]) == 0
-    assert capsys.readouterr().out.startswith(
-        "stages.reward.layers = 21\nset by align/recipes/recipe/rlhf.yaml:"
-    )
+    assert main(["recipe=rlhf", "explain=stages.reward.model"]) == 0
+    said = "stages.reward.model = 'sft'\nset by align/recipes/recipe/reward.yaml:"
+    assert capsys.readouterr().out.startswith(said)
 
 
 @pytest.mark.parametrize(
