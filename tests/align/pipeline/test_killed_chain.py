@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,15 @@ from align.artifacts.manifest import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 KILLS = 20
+ARGUMENTS = [
+    "recipe=smoke",
+    "hardware.threads=1",
+    "stages.sft.epochs=12",
+    "stages.sft.checkpoint_every=1",
+    "stages.reward.epochs=8",
+    "stages.reward.checkpoint_every=2",
+    "stages.ppo.iterations=8",
+]
 # One process imports what is heavy and forks the runs, so that kills fall into the work, not into imports.
 SCRIPT = """
 import os, random, signal, sys, time
@@ -25,7 +35,7 @@ def start(runs):
     child = os.fork()
     if child == 0:
         try:
-            os._exit(main(["recipe=smoke", "hardware.threads=1", f"runs={runs}"]))
+            os._exit(main([*sys.argv[4:], f"runs={runs}"]))
         finally:
             os._exit(99)
     return child
@@ -36,11 +46,11 @@ def end(child):
 whole, killed, kills = sys.argv[1], sys.argv[2], int(sys.argv[3])
 began = time.monotonic()
 assert end(start(whole)) == 0
-longest = max(1.0, (time.monotonic() - began) / 6)
+longest = 0.6 * (time.monotonic() - began)
 moments, done, rounds = random.Random(3), 0, 0
 while done < kills:
     child = start(f"{killed}-{rounds}")
-    time.sleep(moments.uniform(0.2, longest))
+    time.sleep(moments.uniform(0.1, 1) * longest)
     os.kill(child, signal.SIGKILL)
     code = end(child)
     assert code in (0, -9), code
@@ -65,12 +75,16 @@ def results(runs: Path) -> dict[str, bytes]:
 
 def test_killed_twenty_times(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "whole"), str(tmp_path / "killed"), str(KILLS)]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run([*command, *ARGUMENTS], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     wanted = results(tmp_path / "whole")
     assert any(name.endswith(".safetensors") for name in wanted)
     assert any(name.endswith("metrics.jsonl") for name in wanted)
     rounds = sorted(tmp_path.glob("killed-*"))
+    logs = "".join(path.read_text() for runs in rounds for path in runs.glob("smoke-*/log.txt"))
+    resumed = re.findall(r"\[\d/4\] (\w+) resumes at step", logs)
+    assert len(resumed) >= 3, "kills that fall into no stage prove nothing"
+    assert len(set(resumed)) >= 2
     for runs in rounds:
         found = results(runs)
         assert list(found) == list(wanted)
