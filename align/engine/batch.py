@@ -1,6 +1,7 @@
 """TokenBatch: the one batch that every stage, loss and rollout uses.
 
-Shape legend: S sequences, N flat tokens, C scored positions, K responses per prompt, V vocabulary, D hidden size.
+Shape legend: S sequences, N flat tokens, C scored positions, K responses per prompt, V vocabulary, D hidden
+size.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from align.data.types import TokenRow
 class TokenBatch:
     """A flat stream of unique real tokens: a prompt with its K responses is one trie, its prompt stands once.
 
-    A sequence is a prompt followed by one of its responses. Position C of the scored positions says: the hidden state
-    at index `scored_at[c]` of sequence `scored_in[c]` predicts the token `targets[c]`, with loss weight `weights[c]`.
+    A sequence is a prompt followed by one of its responses. Position C of the scored positions says: the
+    hidden state at index `scored_at[c]` of sequence `scored_in[c]` predicts the token `targets[c]`, with loss
+    weight `weights[c]`.
 
     Attributes:
         ids: [N] tokens.
@@ -130,7 +132,9 @@ def cut(rows: Sequence[TokenRow], budget: int) -> list[list[int]]:
     return groups
 
 
-def microbatches(rows: Sequence[TokenRow], budget: int, *, score_all: bool = False) -> Iterator[tuple[list[int], TokenBatch]]:
+def microbatches(
+    rows: Sequence[TokenRow], budget: int, *, score_all: bool = False
+) -> Iterator[tuple[list[int], TokenBatch]]:
     """The rows as packed micro-batches with the indices of their rows."""
     for group in cut(rows, budget):
         yield group, pack([rows[i] for i in group], score_all=score_all)

@@ -19,7 +19,9 @@ CHUNK = 256
 
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float) -> Any:
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float
+    ) -> Any:
         logps = states.new_empty(len(targets), dtype=torch.float32)
         entropy = torch.empty_like(logps)
         slope = torch.empty_like(states) if ctx.needs_input_grad[0] else None

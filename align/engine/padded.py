@@ -27,8 +27,8 @@ def pad(batch: TokenBatch, fill: int = 0) -> tuple[Tensor, Tensor]:
 def hidden_states(body: nn.Module, batch: TokenBatch) -> Tensor:
     """Last hidden states of the model without its head.
 
-    Causal attention never looks right, so padding behind a sequence changes nothing in front of it: no mask is
-    given, and the attention kernel keeps its fast causal path.
+    Causal attention never looks right, so padding behind a sequence changes nothing in front of it: no mask
+    is given, and the attention kernel keeps its fast causal path.
 
     Returns:
         [S * L, D]; sequence s, index i stands at s * L + i.

@@ -22,7 +22,8 @@ class Measured:
         ended: Whether each ended by itself.
         rewards: The score that was optimised.
         judge: The second judge's score, higher is better; None where there is none.
-        kl: Nats between the policy and the baseline, one estimate per answer; None for the baseline and controls.
+        kl: Nats between the policy and the baseline, one estimate per answer; None for the baseline and
+            controls.
     """
 
     texts: Sequence[str]
@@ -93,7 +94,9 @@ def versus(m: Measured, baseline: Measured, seed: int) -> dict[str, Any]:
     both_judged = m.judge is not None and baseline.judge is not None
     return {
         "reward_difference": asdict(paired_difference(m.rewards, baseline.rewards, seed=seed)),
-        "judge_difference": asdict(paired_difference(m.judge, baseline.judge, seed=seed)) if both_judged else None,  # type: ignore[arg-type]
+        "judge_difference": asdict(paired_difference(m.judge, baseline.judge, seed=seed))
+        if both_judged
+        else None,  # type: ignore[arg-type]
         "win_rate": asdict(win_rate(m.rewards, baseline.rewards, seed=seed)),
         "refusal_difference": asdict(paired_difference(_refusals(m), _refusals(baseline), seed=seed)),
     }

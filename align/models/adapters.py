@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -72,10 +73,14 @@ def attach(
     targets = [targets] if isinstance(targets, str) else list(targets)
     unknown = sorted(set(targets) - set(names))
     if unknown:
-        raise ConfigError("adapter.targets", f"{unknown[0]!r} names no linear layer", f"choose from {', '.join(names)}")
+        raise ConfigError(
+            "adapter.targets", f"{unknown[0]!r} names no linear layer", f"choose from {', '.join(names)}"
+        )
     count = len(decoder_layers(model))
     if options.top_layers is not None and options.top_layers > count:
-        raise ConfigError("adapter.top_layers", f"{options.top_layers} is above the model's {count} layers", "lower it")
+        raise ConfigError(
+            "adapter.top_layers", f"{options.top_layers} is above the model's {count} layers", "lower it"
+        )
     if layers is None and options.top_layers:
         layers = list(range(count - options.top_layers, count))
     config = LoraConfig(
@@ -130,7 +135,9 @@ def fill(peft: nn.Module, weights: dict[str, torch.Tensor], where: str, ignore: 
     shape = [n for n in weights if n in wanted and wanted[n].shape != weights[n].shape]
     for problem, names in (("missing", missing), ("left over", extra), ("of another shape", shape)):
         if names:
-            raise IntegrityError(where, f"adapter tensors {problem}: {', '.join(names[:3])}", "use its own base model")
+            raise IntegrityError(
+                where, f"adapter tensors {problem}: {', '.join(names[:3])}", "use its own base model"
+            )
     set_peft_model_state_dict(peft, weights)  # type: ignore[arg-type]
 
 
@@ -142,7 +149,9 @@ def base_of(folder: Path) -> str:
     """
     base = str(PeftConfig.from_pretrained(folder).base_model_name_or_path)
     if not Path(base).is_dir():
-        raise ConfigError(str(folder), f"its base model {base} is gone", "run the recipe again: it is fetched once more")
+        raise ConfigError(
+            str(folder), f"its base model {base} is gone", "run the recipe again: it is fetched once more"
+        )
     return base
 
 
@@ -195,14 +204,21 @@ def verify_saved(folder: Path, trained: dict[str, nn.Parameter]) -> None:
     Raises:
         IntegrityError: Fewer or empty tensors (a sharded save that went wrong looks like this).
     """
-    saved = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                size = tensors.get_slice(name).get_shape()
-                if 0 in size:
-                    raise IntegrityError(str(file), f"{name} was saved empty", "this is a defect; nothing was replaced")
-                saved += int(torch.tensor(size).prod())
+    shapes = {name: shape for file in folder.glob("*.safetensors") for name, shape in _shapes(file)}
+    empty = sorted(name for name, shape in shapes.items() if 0 in shape)
+    if empty:
+        raise IntegrityError(
+            str(folder), f"{empty[0]} was saved empty", "this is a defect; nothing was replaced"
+        )
+    saved = sum(math.prod(shape) for shape in shapes.values())
     wanted = sum(p.numel() for p in trained.values())
     if saved < wanted:
-        raise IntegrityError(str(folder), f"{saved} of {wanted} trained numbers were saved", "nothing was replaced")
+        raise IntegrityError(
+            str(folder), f"{saved} of {wanted} trained numbers were saved", "nothing was replaced"
+        )
+
+
+def _shapes(file: Path) -> Iterator[tuple[str, list[int]]]:
+    with safe_open(file, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            yield name, tensors.get_slice(name).get_shape()

@@ -20,8 +20,8 @@ NAME = "critic"
 class Critic:
     """Values [C] in the units of the normalised reward.
 
-    With adapters it shares the reward model's frozen base and has an adapter and a head of its own; without, it is a
-    second model.
+    With adapters it shares the reward model's frozen base and has an adapter and a head of its own; without,
+    it is a second model.
 
     Attributes:
         model: The reward model that it shares, or its own copy.

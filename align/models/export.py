@@ -37,7 +37,9 @@ def export(source: str, to: Path, merge: bool, runs: Path) -> Path:
     folder = _find(source, runs)
     manifest = verify(folder)
     if manifest.kind not in ("policy", "reward"):
-        raise ConfigError(f"export={source}", f"is an artifact of kind {manifest.kind}", "export a policy or a reward model")
+        raise ConfigError(
+            f"export={source}", f"is an artifact of kind {manifest.kind}", "export a policy or a reward model"
+        )
     if to.exists():
         raise ConfigError(f"to={to}", "exists", "give a folder that does not")
     temporary = to.with_name(f".{to.name}.part")
@@ -58,11 +60,15 @@ def _find(source: str, runs: Path) -> Path:
     folder = Path(source)
     if (folder / "manifest.json").exists():
         return folder.resolve()
-    links = sorted(runs.glob(f"*/stages/{source}"), key=lambda p: p.lstat().st_mtime) if "/" not in source else []
+    links = (
+        sorted(runs.glob(f"*/stages/{source}"), key=lambda p: p.lstat().st_mtime) if "/" not in source else []
+    )
     if not links:
         names = sorted({p.name for p in runs.glob("*/stages/*")})
         known = f"stages of {runs}: {', '.join(names)}" if names else f"{runs} holds no run yet"
-        raise ConfigError(f"export={source}", "is neither an artifact's folder nor a stage that has run", known)
+        raise ConfigError(
+            f"export={source}", "is neither an artifact's folder nor a stage that has run", known
+        )
     return links[-1].resolve()
 
 
@@ -92,4 +98,6 @@ def _merge(folder: Path, to: Path, kind: str) -> None:
     again, _ = load_checked(auto, to)
     gap = float((again.eval()(input_ids=ids).logits - before).abs().max() / before.abs().max())
     if gap > TOLERANCE:
-        raise NumericsError(f"export of {folder.name}", f"merged logits differ by {gap:.2g}", "export without merge=true")
+        raise NumericsError(
+            f"export of {folder.name}", f"merged logits differ by {gap:.2g}", "export without merge=true"
+        )

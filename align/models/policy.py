@@ -1,7 +1,8 @@
 """A policy: a causal language model, full or base + adapter, with its tokenizer and template.
 
-An artifact of a LoRA recipe is one adapter on the *original* base: a later stage loads the earlier adapter and trains
-on, and the reference of that stage is the earlier adapter, kept beside it under the name `reference`.
+An artifact of a LoRA recipe is one adapter on the *original* base: a later stage loads the earlier adapter
+and trains on, and the reference of that stage is the earlier adapter, kept beside it under the name
+`reference`.
 """
 
 from __future__ import annotations
@@ -144,11 +145,15 @@ def load_causal(folder: Path) -> PreTrainedModel:
     model, info = load_checked(AutoModelForCausalLM, folder)
     if info["missing_keys"] or info["mismatched_keys"]:
         names = ", ".join(sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))[:5])
-        raise IntegrityError(str(folder), f"weights missing or of the wrong shape: {names}", "get a complete copy")
+        raise IntegrityError(
+            str(folder), f"weights missing or of the wrong shape: {names}", "get a complete copy"
+        )
     for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         value = getattr(model.config, key, None)
         if value not in (None, 1, 1.0):
-            raise ConfigError(str(folder / "config.json"), f"{key} = {value} is not supported yet", "use another model")
+            raise ConfigError(
+                str(folder / "config.json"), f"{key} = {value} is not supported yet", "use another model"
+            )
     return model
 
 
@@ -157,22 +162,33 @@ def load_checked(auto: Any, folder: Path, **kwargs: Any) -> tuple[PreTrainedMode
     quiet()
     try:
         model, info = auto.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **kwargs
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **kwargs,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise IntegrityError(str(folder), f"cannot be opened: {str(error).splitlines()[0]}", "get a complete copy") from error
+        raise IntegrityError(
+            str(folder), f"cannot be opened: {str(error).splitlines()[0]}", "get a complete copy"
+        ) from error
     for name, p in model.named_parameters():
         bad = int((~torch.isfinite(p)).sum())
         if bad and name not in info["missing_keys"]:
-            raise NumericsError(str(folder), f"{name} holds {bad} values that are not finite", "get another copy")
+            raise NumericsError(
+                str(folder), f"{name} holds {bad} values that are not finite", "get another copy"
+            )
     return model, info
 
 
 def quiet() -> None:
-    """Keep transformers' bars and load reports off the screen: what they would say is checked and said in one line."""
+    """Keep transformers' bars and load reports off the screen; what matters of them is checked here."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # peft calls what will be renamed
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module="transformers"
+    )  # peft calls what will be renamed
 
 
 def _generation_config(base: Path, folder: Path) -> None:

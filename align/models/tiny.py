@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CORPUS = (
-    "The quick question is how to write a short answer that helps. You can say yes or no, and then explain why.",
-    "I am sorry, but I cannot help with that. What is the best way to cook rice? Bring water to a boil and wait.",
-    "user assistant system Hello, how are you today? Thank you, I am well. Please tell me about the weather here.",
-    "A plan, a list and a note: first, second, third. It is a good idea to ask before you start, and to try again.",
+    "The quick question is how to write a short answer that helps. You can say yes or no, and explain.",
+    "I am sorry, but I cannot help with that. What is the best way to cook rice? Bring water to a boil.",
+    "user assistant system Hello, how are you today? Thank you, I am well. Please tell me about the weather.",
+    "A plan, a list and a note: first, second, third. It is a good idea to ask before you start.",
 )
 
 

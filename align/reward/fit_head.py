@@ -43,7 +43,9 @@ def fit_head(reward: RewardModel, rows: Sequence[TokenRow], budget: int) -> floa
     pairs = [_differences(f / spread, row.tiers) for f, row in zip(feats, rows, strict=True)]
     folds = [[p for i, p in enumerate(pairs) if i % FOLDS != k] for k in range(FOLDS)]
     left_out = [[p for i, p in enumerate(pairs) if i % FOLDS == k] for k in range(FOLDS)]
-    errors = {r: sum(float(_loss(_fit(a, r), b)) for a, b in zip(folds, left_out, strict=True) if b) for r in RIDGES}
+    errors = {
+        r: sum(float(_loss(_fit(a, r), b)) for a, b in zip(folds, left_out, strict=True) if b) for r in RIDGES
+    }
     ridge = min(errors, key=lambda r: errors[r])
     weight = _fit(pairs, ridge) / spread
     reward.set_head(weight)
@@ -54,8 +56,8 @@ def fit_head(reward: RewardModel, rows: Sequence[TokenRow], budget: int) -> floa
 def fit_values(critic: Critic, batches: Iterable[tuple[TokenBatch, Tensor]]) -> None:
     """Set a critic's head and offset to the ridge fit of observed returns on frozen features.
 
-    A reward head is trained at EOS only; read in the middle of an answer it says little, and a critic that starts
-    there is worse than a constant for many rounds.
+    A reward head is trained at EOS only; read in the middle of an answer it says little, and a critic that
+    starts there is worse than a constant for many rounds.
 
         min_{w, b}  mean_c (w f_c + b - R_c)^2 + |w|^2     in units of each feature's spread
 

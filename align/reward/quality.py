@@ -14,8 +14,10 @@ from align.reward.baselines import BagOfWords, LengthRule, pairwise_accuracy
 from align.reward.calibration import pair_probabilities, reliability
 
 
-def report(train: Sequence[Ranking], held_out: Sequence[Ranking], scores: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
-    """Held-out accuracy per prompt with interval, calibration, and two baselines trained on the same rankings.
+def report(
+    train: Sequence[Ranking], held_out: Sequence[Ranking], scores: Sequence[np.ndarray], seed: int
+) -> dict[str, Any]:
+    """Held-out accuracy per prompt with interval, calibration, and two baselines on the same rankings.
 
     Args:
         train: The rankings that the model was trained on.

@@ -32,7 +32,9 @@ def score_rows(reward: RewardModel, rows: Sequence[TokenRow], budget: int) -> li
     return found
 
 
-def answer_row(name: str, prompt: Sequence[int], answer: Sequence[int], eos: int, source: str = "") -> TokenRow:
-    """A row for scoring one answer: EOS is put behind it where it was cut, since that is where a reward is read."""
+def answer_row(
+    name: str, prompt: Sequence[int], answer: Sequence[int], eos: int, source: str = ""
+) -> TokenRow:
+    """A row for scoring one answer; EOS, where a reward is read, is put behind it where it was cut."""
     ids = tuple(answer) if answer and answer[-1] == eos else (*answer, eos)
     return TokenRow(name, tuple(prompt), (Response(ids, (1.0,) * len(ids)),), source=source)

@@ -1,4 +1,4 @@
-"""Sampling answers from a policy: prompts prefilled once for all their samples, finished rows leave the batch."""
+"""Sampling answers: prompts are prefilled once for all their samples, finished rows leave the batch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def generate(
     found: dict[int, list[Rollout]] = {}
     for start in range(0, len(order), per_batch):
         chosen = order[start : start + per_batch]
-        batch = _Decoder(model, [prompts[i] for i in chosen], samples, eos, max_new_tokens, temperature, seed).run()
+        batch = _Decoder(
+            model, [prompts[i] for i in chosen], samples, eos, max_new_tokens, temperature, seed
+        ).run()
         for place, i in enumerate(chosen):
             found[i] = batch[place * samples : (place + 1) * samples]
     return [rollout for i in range(len(prompts)) for rollout in found[i]]

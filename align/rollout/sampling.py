@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def uniforms(seed: int, row: str, sample: int, count: int) -> Tensor:
-    """[count] numbers in [0, 1) that belong to one sample of one row, wherever and with whomever it is sampled."""
+    """[count] numbers in [0, 1) that belong to one sample of one row, whatever it is batched with."""
     digest = hashlib.sha256(f"{seed}\x00{row}\x00{sample}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return torch.rand(count, generator=generator)
@@ -32,6 +32,9 @@ def choose(logits: Tensor, u: Tensor, temperature: float) -> tuple[Tensor, Tenso
     else:
         logps = (logits.float() / temperature).log_softmax(-1)
         cdf = logps.exp().cumsum(-1)
-        # The sum of rounded probabilities is not exactly 1: scale the draw to it, so that the last token is no sink.
-        tokens = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0].clamp_(max=logits.shape[-1] - 1)
+        # The sum of rounded probabilities is not exactly 1: scale the draw to it, so that the last token is
+        # no sink.
+        tokens = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0].clamp_(
+            max=logits.shape[-1] - 1
+        )
     return tokens, logps.gather(-1, tokens[:, None])[:, 0]

@@ -72,7 +72,7 @@ class Stage(ABC, Generic[O]):
 
     @abstractmethod
     def run(self, out: Path) -> dict[str, Any]:
-        """Compute, resuming from `ctx.work` where it holds a state, and write the artifact's files into `out`.
+        """Compute, resuming from `ctx.work` where it holds a state, and write the artifact into `out`.
 
         Returns:
             The summary, which is also written as `summary.json`.

@@ -99,7 +99,9 @@ def pair_loss(
     """The sigmoid loss of a micro-batch whose rows hold (chosen, rejected)."""
     logps = sequence_logps(policy.logps(batch)[0], batch).view(-1, 2)
     ref = torch.stack([reference[row.id] for row in rows])
-    return dpo_sigmoid(logps[:, 0], logps[:, 1], ref[:, 0], ref[:, 1], beta=beta, label_smoothing=label_smoothing)
+    return dpo_sigmoid(
+        logps[:, 0], logps[:, 1], ref[:, 0], ref[:, 1], beta=beta, label_smoothing=label_smoothing
+    )
 
 
 @torch.no_grad()
@@ -116,7 +118,9 @@ def reference_logps(policy: Policy, rows: Sequence[TokenRow], budget: int) -> di
 def _loss_is_ln2_at_step_0(policy: Policy, rows: Sequence[TokenRow], objective: Any) -> None:
     """Policy and reference are one at step 0, so the loss is ln 2 whatever beta and smoothing."""
     groups = microbatches(rows, 10**9)
-    losses = torch.stack([objective(batch, [rows[i] for i in group]).total / len(group) for group, batch in groups])
+    losses = torch.stack(
+        [objective(batch, [rows[i] for i in group]).total / len(group) for group, batch in groups]
+    )
     checks.same("dpo, step 0", "the loss and ln 2", losses, torch.full_like(losses, 2.0).log(), 1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Compare policies on held-out prompts: what was optimised, what was not, and what a constant answer would get."""
+"""Compare policies on held-out prompts: what was optimised, what was not, and what controls would get."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Evaluate(Stage[EvaluateOptions]):
         }
 
     def _answers(self) -> dict[str, Answers]:
-        """Each policy's answers; those of finished policies are kept, so a killed evaluation goes on behind them."""
+        """Each policy's answers; those of finished policies are kept, so a killed evaluation goes on."""
         ctx, o = self.ctx, self.ctx.options
         saved = ctx.work.latest()
         done: dict[str, Any] = saved.state["answers"] if saved else {}
@@ -96,7 +96,9 @@ class Evaluate(Stage[EvaluateOptions]):
                 ctx.work.save(number + 1, {}, {"answers": done})
             ctx.reporter.step(number + 1, len(o.policies), {}, sum(map(len, done[name]["ids"])))
             if ctx.stop() and number + 1 < len(o.policies):
-                raise Interrupted(ctx.name, f"answers of {number + 1} policies are saved", "the same command resumes")
+                raise Interrupted(
+                    ctx.name, f"answers of {number + 1} policies are saved", "the same command resumes"
+                )
         return {name: Answers(**fields) for name, fields in done.items()}
 
     def _sample(self, name: str, baseline: str) -> Answers:
@@ -114,7 +116,12 @@ class Evaluate(Stage[EvaluateOptions]):
         kl = None
         if name != baseline:
             rows = [TokenRow(r.id, r.prompt, (Response(r.ids, (1.0,) * len(r.ids)),)) for r in rollouts]
-            kl = [a - b for a, b in zip(self._logps(policy, rows), self._logps(self._open(baseline), rows), strict=True)]
+            kl = [
+                a - b
+                for a, b in zip(
+                    self._logps(policy, rows), self._logps(self._open(baseline), rows), strict=True
+                )
+            ]
         return Answers(texts, [list(r.ids) for r in rollouts], [r.ended for r in rollouts], kl)
 
     def _open(self, name: str) -> Policy:

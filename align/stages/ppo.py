@@ -1,7 +1,9 @@
-"""Proximal policy optimisation with a critic (arXiv:1707.06347, arXiv:1909.08593, details of arXiv:2403.17031).
+"""Proximal policy optimisation with a critic.
 
-The algorithm, top to bottom, is `PpoTask.collect` (sample, score, compare, value, advantage) and `PpoTask.micros`
-(clipped updates on shuffled minibatches).
+Sources: arXiv:1707.06347, arXiv:1909.08593; details of arXiv:2403.17031.
+
+The algorithm, top to bottom, is `PpoTask.collect` (sample, score, compare, value, advantage) and
+`PpoTask.micros` (clipped updates on shuffled minibatches).
 """
 
 from __future__ import annotations
@@ -101,7 +103,13 @@ class Ppo(Stage[PpoOptions]):
 
 
 def _brief(row: Mapping[str, float]) -> dict[str, float]:
-    names = ("objective/scores", "objective/kl", "response/length", "response/eos_rate", "response/refusal_rate")
+    names = (
+        "objective/scores",
+        "objective/kl",
+        "response/length",
+        "response/eos_rate",
+        "response/refusal_rate",
+    )
     return {name: row[name] for name in names if name in row}
 
 
@@ -153,7 +161,8 @@ class PpoTask:
         self.now: Round | None = None
         self.updates: list[dict[str, float]] = []
 
-    # --- one iteration -------------------------------------------------------------------------------------------
+    # --- one iteration
+    # -------------------------------------------------------------------------------------------
 
     def collect(self, iteration: int) -> Round:
         """Steps 1 to 6 of an iteration, everything before the first update."""
@@ -164,8 +173,8 @@ class PpoTask:
         rows = [_row(r, s) for r, s in zip(rollouts, _repeat(prompts, o.samples_per_prompt), strict=True)]
         mask = _pad([torch.ones(len(r.ids)) for r in rollouts]).bool()
         logps = _pad([torch.tensor(r.logps) for r in rollouts])
-        # 2. Score them. The scale of a reward model is arbitrary: its unit becomes that of the reference's answers,
-        #    which are those of iteration 0. An answer without EOS pays for it.
+        # 2. Score them. The scale of a reward model is arbitrary: its unit becomes that of the reference's
+        # answers,    which are those of iteration 0. An answer without EOS pays for it.
         raw = self.score(rollouts)
         if iteration == 0 and o.normalise_reward:
             self.mean, self.std = float(raw.mean()), float(raw.std().clamp_min(1e-6))
@@ -218,16 +227,21 @@ class PpoTask:
         old, advantages = now.logps[index][mask], now.advantages[index][mask]
         every = torch.ones_like(old, dtype=torch.bool)
         values = self.critic.values(batch)
-        value = clipped_value(values, now.values[index][mask], now.returns[index][mask], every, self.o.value_clip)
+        value = clipped_value(
+            values, now.values[index][mask], now.returns[index][mask], every, self.o.value_clip
+        )
         if not policy_learns:
             return value
         logps, entropy = self.policy.logps(batch, self.o.sampling.temperature)
         policy = clipped_ratio(logps, old, advantages, every, self.o.clip, entropy)
         return Loss(policy.total + value.total, {**policy.metrics, **value.metrics})
 
-    # --- parts ---------------------------------------------------------------------------------------------------
+    # --- parts
+    # ---------------------------------------------------------------------------------------------------
 
-    def sample(self, prompts: Sequence[TokenRow], seed: int, samples: int, model: Any = None) -> list[Rollout]:
+    def sample(
+        self, prompts: Sequence[TokenRow], seed: int, samples: int, model: Any = None
+    ) -> list[Rollout]:
         """Answers of the policy, or of another model."""
         return generate(
             model if model is not None else self.policy.plain,
@@ -268,16 +282,24 @@ class PpoTask:
         groups = microbatches(rows, self.o.micro_tokens, score_all=True)
         fit_values(
             self.critic,
-            ((b, torch.cat([returns[i, : len(rows[i].responses[0].ids)] for i in group])) for group, b in groups),
+            (
+                (b, torch.cat([returns[i, : len(rows[i].responses[0].ids)] for i in group]))
+                for group, b in groups
+            ),
         )
 
     def _check_step_0(self, rows: list[TokenRow], mask: Tensor, logps: Tensor, ref_logps: Tensor) -> None:
-        """Before the first update the policy is the reference: ratio 1, KL 0, and the sampler's log-probs are the
-        forward's."""
+        """Before the first update: ratio 1, KL 0, and the sampler's log-probs are the forward's."""
         now = self._per_token(rows, lambda b: self.policy.logps(b, self.o.sampling.temperature)[0])
-        checks.same(f"{self.name}, step 0", "log-probs of policy and reference", now[mask], ref_logps[mask], 1e-6)
-        checks.same(f"{self.name}, step 0", "log-probs as sampled and recomputed", now[mask], logps[mask], STEP0)
-        checks.reward_alone_equals_batched(self.reward, [answer_row(r.id, r.prompt, r.responses[0].ids, self.eos) for r in rows[:4]])
+        checks.same(
+            f"{self.name}, step 0", "log-probs of policy and reference", now[mask], ref_logps[mask], 1e-6
+        )
+        checks.same(
+            f"{self.name}, step 0", "log-probs as sampled and recomputed", now[mask], logps[mask], STEP0
+        )
+        checks.reward_alone_equals_batched(
+            self.reward, [answer_row(r.id, r.prompt, r.responses[0].ids, self.eos) for r in rows[:4]]
+        )
 
     def _describe(
         self, rollouts: Sequence[Rollout], rows: Sequence[TokenRow], raw: Tensor, scores: Tensor, kl: Tensor
@@ -299,7 +321,8 @@ class PpoTask:
             metrics[f"response/refusal_rate/{source}"] = sum(is_refusal(texts[i]) for i in part) / len(part)
         return metrics
 
-    # --- what the loop asks --------------------------------------------------------------------------------------
+    # --- what the loop asks
+    # --------------------------------------------------------------------------------------
 
     def edge(self, step: int) -> bool:
         """A state stands between rounds, so a round is never trained twice or in part."""
@@ -319,7 +342,11 @@ class PpoTask:
 
     def headline(self, row: Mapping[str, float]) -> dict[str, float]:
         """The numbers of the progress line."""
-        return {"reward": row["objective/scores"], "KL": row["objective/kl"], "refusals": row["response/refusal_rate"]}
+        return {
+            "reward": row["objective/scores"],
+            "KL": row["objective/kl"],
+            "refusals": row["response/refusal_rate"],
+        }
 
     def state(self) -> dict[str, Any]:
         """The adaptive coefficient and the reward's unit."""

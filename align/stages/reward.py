@@ -81,7 +81,9 @@ class Reward(Stage[RewardOptions]):
             "rows": len(rows),
             "answers": sum(len(row.responses) for row in rows),
             "dropped": self.tokens["train"].dropped,
-            "quality": quality.report(self.texts["train"].rows, self._held_out_texts(), scores, seed=ctx.seed),
+            "quality": quality.report(
+                self.texts["train"].rows, self._held_out_texts(), scores, seed=ctx.seed
+            ),
         }
 
     def _held_out_texts(self) -> list[Ranking]:

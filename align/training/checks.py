@@ -48,4 +48,6 @@ def same(where: str, what: str, a: Tensor, b: Tensor, tolerance: float = SAME) -
         return
     gap = float(((a - b).abs() / b.abs().clamp_min(1.0)).max())
     if not gap <= tolerance:
-        raise NumericsError(where, f"{what} differ by {gap:.2g}", "the run would measure the wrong thing; report this")
+        raise NumericsError(
+            where, f"{what} differ by {gap:.2g}", "the run would measure the wrong thing; report this"
+        )

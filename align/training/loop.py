@@ -114,7 +114,9 @@ def train(
             _save(task, done, parameters, optimizer, work)
             saved = done
         if stopping and done < task.total:
-            raise Interrupted("stopped", f"state saved at step {saved} of {task.total}", "the same command resumes")
+            raise Interrupted(
+                "stopped", f"state saved at step {saved} of {task.total}", "the same command resumes"
+            )
 
 
 def seed_all(seed: int) -> None:
@@ -148,7 +150,9 @@ def _step(
     for group in task.groups:
         norm = float(nn.utils.clip_grad_norm_(list(group.parameters.values()), max_norm, foreach=True))
         if not np.isfinite(norm):
-            raise _refuse(folder, step, f"gradient norm {norm} of {group.name}", [n for part in names for n in part])
+            raise _refuse(
+                folder, step, f"gradient norm {norm} of {group.name}", [n for part in names for n in part]
+            )
         metrics[f"grad_norm/{group.name}"] = norm
     optimizer.step()
     return metrics, tokens
@@ -158,11 +162,17 @@ def _refuse(folder: Path, step: int, what: str, names: list[str]) -> NumericsErr
     """Write the rows of a bad batch down; no step was taken and nothing of it is saved."""
     path = folder / "bad_batch.json"
     path.write_text(json.dumps({"step": step + 1, "what": what, "rows": names}, indent=2))
-    return NumericsError(f"step {step + 1}", f"{what} is not finite", f"rows in {path}; lower lr or mend them")
+    return NumericsError(
+        f"step {step + 1}", f"{what} is not finite", f"rows in {path}; lower lr or mend them"
+    )
 
 
 def _save(
-    task: Task, step: int, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, work: Work
+    task: Task,
+    step: int,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    work: Work,
 ) -> None:
     tensors, rest = state.capture(parameters, optimizer)
     work.save(step, tensors, {**rest, "task": task.state(), "metrics": len(work.metrics)})

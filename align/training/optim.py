@@ -43,8 +43,8 @@ def adamw(groups: list[Group], weight_decay: float) -> torch.optim.AdamW:
 def factor(schedule: str, step: int, total: int, warmup: float) -> float:
     """The learning rate of step `step` (from 0) as a part of its peak.
 
-    Warm-up is linear and its first step is not 0; afterwards `constant` stays, `linear` and `cosine` fall towards 0,
-    which is reached at step `total`, one after the last.
+    Warm-up is linear and its first step is not 0; afterwards `constant` stays, `linear` and `cosine` fall
+    towards 0, which is reached at step `total`, one after the last.
 
     Example:
         >>> [round(factor("linear", s, 4, 0.0), 2) for s in range(5)]

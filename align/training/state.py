@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from align.errors import IntegrityError
 
 
-def capture(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def capture(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What learns, the optimizer's moments, and the random generators.
 
     Returns:
@@ -50,16 +52,21 @@ def restore(
     moments = {key.split("/", 2)[2] for key in tensors if key.startswith("optimizer/exp_avg/")}
     wanted |= {f"optimizer/{key}/{name}" for name in moments for key in ("exp_avg", "exp_avg_sq", "step")}
     if moments and moments != set(parameters):
-        raise IntegrityError(where, f"optimizer state of {len(moments)} of {len(parameters)} parameters", "remove it")
+        raise IntegrityError(
+            where, f"optimizer state of {len(moments)} of {len(parameters)} parameters", "remove it"
+        )
     for problem, names in (("misses", wanted - set(tensors)), ("has unknown", set(tensors) - wanted)):
         if names:
-            raise IntegrityError(where, f"the saved state {problem} {sorted(names)[0]!r}", "remove it to start over")
+            raise IntegrityError(
+                where, f"the saved state {problem} {sorted(names)[0]!r}", "remove it to start over"
+            )
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(tensors[f"model/{name}"])
             if name in moments:
                 optimizer.state[p] = {
-                    key: tensors[f"optimizer/{key}/{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
+                    key: tensors[f"optimizer/{key}/{name}"].clone()
+                    for key in ("step", "exp_avg", "exp_avg_sq")
                 }
     torch.set_rng_state(tensors["rng/torch"])
     version, words, gauss = state["rng"]["python"]

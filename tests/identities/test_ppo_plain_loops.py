@@ -6,7 +6,6 @@ Nothing of Align's batches, objectives or advantages is used on the right-hand s
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,8 +50,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> PpoTask:
     frozen = open_reward_model(Artifact(folder / "reward", None), base, None)  # type: ignore[arg-type]
     options = PpoOptions(
         kind="ppo", policy="sft", reward="reward", prompts="x", iterations=2, prompts_per_iteration=4,
-        samples_per_prompt=3, epochs=1, minibatches=2, sampling=SamplingOptions(max_new_tokens=14, temperature=T),
-        kl_coef=KL, gamma=GAMMA, lam=LAM, clip=CLIP, value_clip=VCLIP, missing_eos_penalty=PENALTY, micro_tokens=40,
+        samples_per_prompt=3, epochs=1, minibatches=2, sampling=SamplingOptions(max_new_tokens=14,
+        temperature=T), kl_coef=KL, gamma=GAMMA, lam=LAM, clip=CLIP, value_clip=VCLIP,
+        missing_eos_penalty=PENALTY, micro_tokens=40,
     )  # fmt: skip
     prompts = [TokenRow(f"p{n}", tuple(range(20, 22 + n)), (), source="x") for n in range(6)]
     ctx = SimpleNamespace(options=options, seed=3, name="ppo")
@@ -60,7 +60,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> PpoTask:
     first = task.collect(0)
     # A token that stands in about half of the answers plays EOS: some answers end by it, some are cut.
     answers = [set(row.responses[0].ids) for row in first.rows]
-    task.eos = min(sorted(set.union(*answers)), key=lambda t: abs(sum(t in a for a in answers) - len(answers) / 2))
+    task.eos = min(
+        sorted(set.union(*answers)), key=lambda t: abs(sum(t in a for a in answers) - len(answers) / 2)
+    )
     jolt(policy.trainable(), 0.05, 2)  # the second round is sampled by a policy that has moved
     jolt(task.critic.trainable(), 0.05, 3)
     return task
@@ -78,7 +80,12 @@ def head_outputs(task: PpoTask, adapter: str | None, ids: list[int]) -> list[flo
     """The classifier's number at every position."""
     model: Any = task.reward.model
     if adapter is None:
-        return [float(x) for x in task.reward.plain.score(task.reward.plain.model(torch.tensor([ids])).last_hidden_state)[0]]
+        return [
+            float(x)
+            for x in task.reward.plain.score(task.reward.plain.model(torch.tensor([ids])).last_hidden_state)[
+                0
+            ]
+        ]
     with adapters.switched(model, adapter):
         return head_outputs(task, None, ids)
 
@@ -125,7 +132,9 @@ def test_round_equals_plain_loops(task: PpoTask) -> None:
     ended = [row.responses[0].ids[-1] == task.eos for row in now.rows]
     assert set(ended) == {True, False}, "the test should see both kinds"
     assert now.metrics["response/eos_rate"] == pytest.approx(sum(ended) / len(ended))
-    assert now.metrics["response/length"] == pytest.approx(sum(len(r.responses[0].ids) for r in now.rows) / len(now.rows))
+    assert now.metrics["response/length"] == pytest.approx(
+        sum(len(r.responses[0].ids) for r in now.rows) / len(now.rows)
+    )
 
 
 def test_update_loss_equals_plain_loops(task: PpoTask) -> None:

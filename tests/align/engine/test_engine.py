@@ -66,7 +66,9 @@ def test_last_state_is_that_of_the_last_real_token(model: LlamaForCausalLM) -> N
     batch = pack(ROWS)
     got = states(model.model, batch).last
     for s, ids in enumerate([[5, 6, 7, 8, 9, 2], [5, 6, 7, 10, 2], [11, 12, 13, 14, 15, 2]]):
-        torch.testing.assert_close(got[s], model.model(torch.tensor([ids])).last_hidden_state[0, -1], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            got[s], model.model(torch.tensor([ids])).last_hidden_state[0, -1], rtol=1e-5, atol=1e-6
+        )
 
 
 def test_other_sequences_change_nothing(model: LlamaForCausalLM) -> None:
@@ -87,7 +89,9 @@ def test_head_gradients_equal_autograd_on_full_logits(
     h = torch.randn(7, 6, requires_grad=True)
     targets, weights = torch.randint(0, 17, (7,)), torch.randn(7)
     parameters = [h, *head.parameters()]
-    got = torch.autograd.grad((token_logps(h, head, targets, temperature=temperature)[0] * weights).sum(), parameters)
+    got = torch.autograd.grad(
+        (token_logps(h, head, targets, temperature=temperature)[0] * weights).sum(), parameters
+    )
     full = (head(h) / temperature).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     want = torch.autograd.grad((full * weights).sum(), parameters)
     for a, b in zip(got, want, strict=True):

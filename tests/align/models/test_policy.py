@@ -20,7 +20,10 @@ from align.models import adapters
 from align.models.policy import Policy, open_policy
 
 LORA = LoraAdapter(kind="lora", r=4, alpha=8, top_layers=2)
-ROWS = [TokenRow("a", (5, 6, 7), (Response((8, 9, 2), (1.0, 1.0, 1.0)),)), TokenRow("b", (9,), (Response((4, 2), (1.0, 1.0)),))]
+ROWS = [
+    TokenRow("a", (5, 6, 7), (Response((8, 9, 2), (1.0, 1.0, 1.0)),)),
+    TokenRow("b", (9,), (Response((4, 2), (1.0, 1.0)),)),
+]
 
 
 def fresh(base: Path, adapter: LoraAdapter | NoAdapter | None, seed: int = 0) -> Policy:
@@ -41,7 +44,9 @@ def logps(policy: Policy) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_adapter_opens_with_plain_peft_and_gives_the_same_logits(base: Path, tmp_path: Path, kind: str) -> None:
+def test_adapter_opens_with_plain_peft_and_gives_the_same_logits(
+    base: Path, tmp_path: Path, kind: str
+) -> None:
     policy = fresh(base, LoraAdapter(kind=kind, r=4, alpha=8, top_layers=2))  # type: ignore[arg-type]
     jolt(policy)
     policy.save(tmp_path)
@@ -84,7 +89,9 @@ def test_new_adapter_changes_nothing_and_depends_on_the_seed_alone(base: Path) -
 
 
 @pytest.mark.parametrize("adapter", [LORA, NoAdapter(kind="none")], ids=["lora", "full"])
-def test_reference_is_the_starting_point_and_stays(base: Path, tmp_path: Path, adapter: LoraAdapter | NoAdapter) -> None:
+def test_reference_is_the_starting_point_and_stays(
+    base: Path, tmp_path: Path, adapter: LoraAdapter | NoAdapter
+) -> None:
     first = fresh(base, adapter)
     jolt(first)
     first.save(tmp_path)

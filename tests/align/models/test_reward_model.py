@@ -1,4 +1,4 @@
-"""Reward models and critics: plain transformers reads the same scores; a critic learns apart from the reward."""
+"""Reward models and critics: plain transformers reads the same scores; a critic learns apart."""
 
 from __future__ import annotations
 
@@ -106,13 +106,16 @@ def test_a_missing_head_is_never_random(base: Path, tmp_path: Path, adapter: Lor
 
 
 @pytest.mark.parametrize("adapter", [LORA, FULL], ids=["lora", "full"])
-def test_critic_starts_at_the_reward_and_learns_apart(base: Path, tmp_path: Path, adapter: LoraAdapter | NoAdapter) -> None:
+def test_critic_starts_at_the_reward_and_learns_apart(
+    base: Path, tmp_path: Path, adapter: LoraAdapter | NoAdapter
+) -> None:
     artifact = saved(trained(base, adapter), tmp_path)
     reward = open_reward_model(artifact, base, None)
     eos = reward.template.eos_id
     before = reward.scores(pack(rows(eos)))
     critic = critic_of(reward)
-    # The value before a token is read at the token before it: the last value of (prompt, x, EOS) is read at x.
+    # The value before a token is read at the token before it: the last value of (prompt, x, EOS) is read at
+    # x.
     one = pack([TokenRow("a", (5, 6, 7), (Response((8, eos), (1.0, 1.0)),))], score_all=True)
     hidden = [pack([TokenRow("a", (5, 6), (Response(ids, (1.0,) * len(ids)),))]) for ids in ((7,), (7, 8))]
     want = torch.stack([reward.scores(batch)[0] for batch in hidden])

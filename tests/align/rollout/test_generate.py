@@ -32,7 +32,9 @@ PROMPTS = [TokenRow(f"p{n}", tuple(range(3, 3 + n)), ()) for n in (1, 7, 3, 9, 2
 def test_greedy_equals_transformers_on_each_prompt_alone(model: LlamaForCausalLM) -> None:
     got = generate(model, PROMPTS, eos=EOS, max_new_tokens=20, temperature=0.0, seed=0, rows=4)
     for prompt, rollout in zip(PROMPTS, got, strict=True):
-        want = model.generate(torch.tensor([prompt.prompt]), max_new_tokens=20, do_sample=False, pad_token_id=0)
+        want = model.generate(
+            torch.tensor([prompt.prompt]), max_new_tokens=20, do_sample=False, pad_token_id=0
+        )
         assert list(rollout.ids) == want[0, len(prompt.prompt) :].tolist()
         assert rollout.id == prompt.id
     assert {r.ended for r in got} == {True, False}, "the test should see both kinds of answers"
@@ -47,7 +49,9 @@ def test_recorded_logps_equal_the_forward_pass(model: LlamaForCausalLM) -> None:
 
 
 def test_a_sample_does_not_depend_on_its_neighbours(model: LlamaForCausalLM) -> None:
-    together = generate(model, PROMPTS, eos=EOS, max_new_tokens=12, temperature=1.0, seed=5, samples=2, rows=12)
+    together = generate(
+        model, PROMPTS, eos=EOS, max_new_tokens=12, temperature=1.0, seed=5, samples=2, rows=12
+    )
     alone = generate(model, PROMPTS[2:3], eos=EOS, max_new_tokens=12, temperature=1.0, seed=5, samples=2)
     assert [r.ids for r in together[4:6]] == [r.ids for r in alone]
     assert together[4].ids != together[5].ids, "samples of one prompt differ"

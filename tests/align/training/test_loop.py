@@ -49,6 +49,7 @@ class Line:
 
     def micros(self, step: int) -> tuple[Iterable[Micro], float]:
         """Rows in parts of `cut`."""
+
         def part(x: torch.Tensor) -> Loss:
             y = self.model(nn.functional.dropout(x, self.dropout)).pow(2).sum()
             if step == self.bad_step:
@@ -87,7 +88,9 @@ def work(folder: Path) -> Work:
 def run(task: Line, folder: Path, stop_at: int | None = None, every: int = 2) -> Work:
     w = work(folder)
     calls = iter(range(1, 100))
-    train(task, OPTIONS, w, Quiet(), lambda: stop_at is not None and next(calls) == stop_at, seed=3, every=every)
+    train(
+        task, OPTIONS, w, Quiet(), lambda: stop_at is not None and next(calls) == stop_at, seed=3, every=every
+    )
     return w
 
 

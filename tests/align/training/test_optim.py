@@ -29,6 +29,7 @@ def test_first_step_is_adamws_update_written_out() -> None:
     set_lr(optimizer, 0.5)
     matrix.grad, vector.grad = torch.full((2, 2), -7.0), torch.full((2,), 2.0)
     optimizer.step()
-    # The first Adam step has size lr whatever the gradient; decay takes lr * 0.5 of a matrix and nothing of a vector.
+    # The first Adam step has size lr whatever the gradient; decay takes lr * 0.5 of a matrix and nothing of a
+    # vector.
     torch.testing.assert_close(matrix.detach(), torch.full((2, 2), 3.0 * (1 - 0.05 * 0.5) + 0.05))
     torch.testing.assert_close(vector.detach(), torch.full((2,), 3.0 - 0.05))
