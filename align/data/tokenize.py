@@ -18,7 +18,8 @@ class Tokenised:
     Attributes:
         rows: The rows that are left.
         dropped: Reason -> rows that were dropped.
-        cut: What was shortened -> how many.
+        cut: What was shortened or changed -> how many prompts or answers.
+        kept: For rankings: row id -> places of the answers that are left.
         lengths: Tokens of each row (the longest answer) before anything was cut, for messages.
     """
 
@@ -26,13 +27,16 @@ class Tokenised:
     rows: list[TokenRow] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     cut: Counter[str] = field(default_factory=Counter)
+    kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
         """One line per thing that was cut or dropped."""
-        counts = [*self.cut.items(), *self.dropped.items()]
-        return [f"{self.name}: {what}: {count} of {len(self.lengths)} rows" for what, count in counts if count]
+        rows = len(self.lengths)
+        lines = [f"{self.name}: {count} {what}, in {rows} rows" for what, count in self.cut.items() if count]
+        lost = [f"{self.name}: {count} of {rows} rows {why}" for why, count in self.dropped.items() if count]
+        return [*lines, *lost]
 
     def check(self, max_drop: float) -> None:
         """Refuse where too much was lost.
@@ -56,71 +60,86 @@ class Tokenised:
 def conversations(
     data: Dataset[Conversation], template: ChatTemplate, *, max_prompt: int, max_answer: int, max_drop: float
 ) -> Tokenised:
-    """Rows to imitate: the prompt is what stands before the first trained token.
-
-    A cut answer keeps EOS as its last token, but that EOS is not trained: a model must not learn to stop in the middle
-    of a sentence.
-    """
-    out = Tokenised(data.name)
+    """Rows to imitate: the prompt is what stands before the first trained token, the one response is the rest."""
+    out = _start(data.name, template, max_prompt)
+    escaped = template.escaped
     for row in data:
         ids, weights = template.encode_conversation(row.messages)
         out.lengths.append(len(ids))
-        start = next((i for i, w in enumerate(weights) if w > 0), None)
+        start = next((i for i, weight in enumerate(weights) if weight > 0), None)
         if not start:
-            out.dropped["without a token to train on"] += 1
+            out.dropped["have no token to train on"] += 1
             continue
-        answer, answer_weights = ids[start:], weights[start:]
-        if len(answer) > max_answer:
-            answer, answer_weights = _cut_answer(answer, answer_weights, max_answer, template.eos_id, out)
         prompt = _cut_prompt(ids[:start], max_prompt, out)
-        out.rows.append(TokenRow(row.id, prompt, (Response(tuple(answer), tuple(answer_weights)),), source=row.source))
-    out.check(max_drop)
-    return out
+        response = _cut_answer(ids[start:], weights[start:], max_answer, template.eos_id, out)
+        out.rows.append(TokenRow(row.id, prompt, (response,), source=row.source))
+    return _finish(out, template.escaped - escaped, max_drop)
 
 
 def rankings(
     data: Dataset[Ranking], template: ChatTemplate, *, max_prompt: int, max_answer: int, max_drop: float
 ) -> Tokenised:
-    """Rankings: every token of an answer is scored; answers that became equal are dropped with their order."""
-    out = Tokenised(data.name)
+    """Rankings: answers that became equal are left out, with a row of which no order is left."""
+    out = _start(data.name, template, max_prompt)
+    escaped = template.escaped
     for row in data:
         prompt = template.encode_prompt(row.prompt)
         answers = [template.encode_answer(text) for text in row.answers]
         out.lengths.append(len(prompt) + max(map(len, answers)))
-        cut = [tuple(_cut_scored(a, max_answer, template.eos_id, out)) for a in answers]
-        keep = _distinct(cut, row.tiers)
-        if len(keep) < len(cut):
-            out.cut["with answers that became equal, left out"] += 1
+        cut = [_cut_answer(ids, [1.0] * len(ids), max_answer, template.eos_id, out) for ids in answers]
+        keep = _distinct([response.ids for response in cut], row.tiers)
+        out.cut["answers that became equal, left out"] += len(cut) - len(keep)
         if len({row.tiers[i] for i in keep}) < 2:
-            out.dropped["left with fewer than two different tiers"] += 1
+            out.dropped["are left with fewer than two different tiers"] += 1
             continue
+        out.kept[row.id] = keep
         out.rows.append(
             TokenRow(
                 row.id,
                 _cut_prompt(prompt, max_prompt, out),
-                tuple(Response(cut[i], (1.0,) * len(cut[i])) for i in keep),
+                tuple(cut[i] for i in keep),
                 tiers=tuple(row.tiers[i] for i in keep),
                 ratings=tuple(row.ratings[i] for i in keep) if row.ratings else (),
                 source=row.source,
             )
         )
-    out.check(max_drop)
-    return out
+    return _finish(out, template.escaped - escaped, max_drop)
 
 
 def prompts(data: Dataset[Prompt], template: ChatTemplate, *, max_prompt: int, max_drop: float) -> Tokenised:
     """Prompts without responses."""
-    out = Tokenised(data.name)
+    out = _start(data.name, template, max_prompt)
+    escaped = template.escaped
     for row in data:
         ids = template.encode_prompt(row.messages)
         out.lengths.append(len(ids))
-        out.rows.append(TokenRow(row.id, _cut_prompt(ids, max_prompt, out), (), source=row.source))
+        prompt = _cut_prompt(ids, max_prompt, out)
+        out.rows.append(TokenRow(row.id, prompt, (), source=row.source))
+    return _finish(out, template.escaped - escaped, max_drop)
+
+
+def _start(name: str, template: ChatTemplate, max_prompt: int) -> Tokenised:
+    """Nothing yet, where `max_prompt` leaves room for a prompt."""
+    least = 2 * (template.opening + 1)
+    if max_prompt < least:
+        what = (
+            f"max_prompt {max_prompt} leaves no room beside the {template.opening} tokens that open an answer"
+        )
+        raise DataError(name, what, f"give at least {least}")
+    return Tokenised(name)
+
+
+def _finish(out: Tokenised, escaped: int, max_drop: float) -> Tokenised:
+    out.cut["special tokens in texts, encoded as plain text"] += escaped
     out.check(max_drop)
     return out
 
 
 def _cut_prompt(ids: Sequence[int], limit: int, out: Tokenised) -> tuple[int, ...]:
-    """A long prompt loses its middle: the head opens the template, the tail asks the question and opens the answer."""
+    """A long prompt loses its middle: its head opens the template, its tail ends the question and opens the answer.
+
+    `_start` made sure that the tail, half the limit, is longer than what opens the answer.
+    """
     if len(ids) <= limit:
         return tuple(ids)
     out.cut[f"prompts cut to max_prompt {limit}"] += 1
@@ -129,23 +148,22 @@ def _cut_prompt(ids: Sequence[int], limit: int, out: Tokenised) -> tuple[int, ..
 
 
 def _cut_answer(
-    ids: list[int], weights: list[float], limit: int, eos: int, out: Tokenised
-) -> tuple[list[int], list[float]]:
-    out.cut[f"answers cut to max_answer {limit}; their EOS is not trained"] += 1
-    return [*ids[: limit - 1], eos], [*weights[: limit - 1], 0.0]
+    ids: Sequence[int], weights: Sequence[float], limit: int, eos: int, out: Tokenised
+) -> Response:
+    """A cut answer keeps EOS as its last token, where a reward is read, but that EOS is not trained.
 
-
-def _cut_scored(ids: list[int], limit: int, eos: int, out: Tokenised) -> list[int]:
+    A model must not learn to stop in the middle of a sentence.
+    """
     if len(ids) <= limit:
-        return ids
-    out.cut[f"answers cut to max_answer {limit}, EOS put back"] += 1
-    return [*ids[: limit - 1], eos]
+        return Response(tuple(ids), tuple(weights))
+    out.cut[f"answers cut to max_answer {limit}; EOS is put back but not trained"] += 1
+    return Response((*ids[: limit - 1], eos), (*weights[: limit - 1], 0.0))
 
 
-def _distinct(answers: Sequence[tuple[int, ...]], tiers: Sequence[int]) -> list[int]:
+def _distinct(answers: Sequence[tuple[int, ...]], tiers: Sequence[int]) -> tuple[int, ...]:
     """Places to keep: of equal answers in one tier the first; of equal answers in different tiers none."""
     seen: dict[tuple[int, ...], set[int]] = {}
     for answer, tier in zip(answers, tiers, strict=True):
         seen.setdefault(answer, set()).add(tier)
     first = {answer: answers.index(answer) for answer in seen}
-    return [i for i, answer in enumerate(answers) if first[answer] == i and len(seen[answer]) == 1]
+    return tuple(i for i, answer in enumerate(answers) if first[answer] == i and len(seen[answer]) == 1)

@@ -86,7 +86,7 @@ class Dataset(Generic[Row]):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Tokens that follow a prompt; `weights[i]` is the loss weight of predicting `ids[i]` (0 = context only)."""
+    """Tokens that follow a prompt; `weights[i]` is the loss weight of predicting `ids[i]` (0: context)."""
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
@@ -99,6 +99,7 @@ class TokenRow:
     Attributes:
         tiers: K integers, 0 is best; empty where the row is no ranking.
         ratings: K numbers, higher is better; may be empty.
+        places: Of a ranking, which of the answers in the text row these are.
     """
 
     id: str
@@ -106,6 +107,7 @@ class TokenRow:
     responses: tuple[Response, ...]
     tiers: tuple[int, ...] = ()
     ratings: tuple[float, ...] = ()
+    places: tuple[int, ...] = ()
     source: str = ""
 
     @property

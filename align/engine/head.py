@@ -79,5 +79,7 @@ def token_logps(
     Returns:
         logps [C] (differentiable), entropy [C] in nats (a measure, not differentiable).
     """
-    out = _TokenLogps.apply(states, head.weight, head.bias, targets.to(states.device), 1.0 / temperature)
+    out = _TokenLogps.apply(  # type: ignore[no-untyped-call]
+        states, head.weight, head.bias, targets.to(states.device), 1.0 / temperature
+    )
     return out[0], out[1]

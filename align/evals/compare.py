@@ -91,12 +91,12 @@ def describe(m: Measured, seed: int) -> dict[str, Any]:
 
 def versus(m: Measured, baseline: Measured, seed: int) -> dict[str, Any]:
     """Paired differences to the baseline on the same prompts, above 0 where `m` is higher."""
-    both_judged = m.judge is not None and baseline.judge is not None
+    judged = None
+    if m.judge is not None and baseline.judge is not None:
+        judged = asdict(paired_difference(m.judge, baseline.judge, seed=seed))
     return {
         "reward_difference": asdict(paired_difference(m.rewards, baseline.rewards, seed=seed)),
-        "judge_difference": asdict(paired_difference(m.judge, baseline.judge, seed=seed))
-        if both_judged
-        else None,  # type: ignore[arg-type]
+        "judge_difference": judged,
         "win_rate": asdict(win_rate(m.rewards, baseline.rewards, seed=seed)),
         "refusal_difference": asdict(paired_difference(_refusals(m), _refusals(baseline), seed=seed)),
     }

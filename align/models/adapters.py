@@ -120,14 +120,14 @@ def load(model: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
     """
     config = PeftConfig.from_pretrained(folder)
     config.inference_mode = not trainable
-    peft = get_peft_model(model, config)  # type: ignore[arg-type]
+    peft = get_peft_model(model, config)
     fill(peft, load_peft_weights(str(folder), device="cpu"), str(folder))
-    return peft  # type: ignore[return-value]
+    return peft
 
 
 def fill(peft: nn.Module, weights: dict[str, torch.Tensor], where: str, ignore: Iterable[str] = ()) -> None:
     """Copy adapter weights in; `ignore` lists parts of names that may stay as they are."""
-    wanted = get_peft_model_state_dict(peft)  # type: ignore[arg-type]
+    wanted = get_peft_model_state_dict(peft)
     skip = tuple(ignore)
     weights = {**{n: w for n, w in wanted.items() if any(part in n for part in skip)}, **weights}
     missing = [n for n in wanted if n not in weights]
@@ -138,7 +138,7 @@ def fill(peft: nn.Module, weights: dict[str, torch.Tensor], where: str, ignore: 
             raise IntegrityError(
                 where, f"adapter tensors {problem}: {', '.join(names[:3])}", "use its own base model"
             )
-    set_peft_model_state_dict(peft, weights)  # type: ignore[arg-type]
+    set_peft_model_state_dict(peft, weights)
 
 
 def base_of(folder: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from peft.utils import load_peft_weights
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
@@ -154,7 +155,7 @@ def _init_head(head: nn.Linear, seed: int) -> None:
         )
 
 
-def _continue_adapter(plain: PreTrainedModel, folder: Path, base: Path, seed: int) -> nn.Module:
+def _continue_adapter(plain: PreTrainedModel, folder: Path, base: Path, seed: int) -> PeftModel:
     """The policy's adapter on the layers that are kept, with a head of its own."""
     config = json.loads((folder / "adapter_config.json").read_text())
     kept = len(adapters.decoder_layers(plain))

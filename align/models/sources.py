@@ -128,7 +128,7 @@ def _convert_gguf(model: GgufModel, folder: Path) -> None:
             ) from None
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    loaded.hf_quantizer = None
+    loaded.hf_quantizer = None  # type: ignore[assignment]
     del loaded.config.quantization_config
     loaded.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -95,9 +95,9 @@ def _fit(pairs: Sequence[Tensor], ridge: float) -> Tensor:
     def closure() -> Tensor:
         solver.zero_grad()
         loss = -(weights * nn.functional.logsigmoid(stacked @ w)).sum() + ridge * (w @ w)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
     with torch.enable_grad():
-        solver.step(closure)  # type: ignore[no-untyped-call,arg-type]
+        solver.step(closure)
     return w.detach()

@@ -70,7 +70,7 @@ class _Decoder:
         seed: int,
     ) -> None:
         self.model, self.eos, self.max_new, self.temperature = model, eos, max_new, temperature
-        self.device = model.get_input_embeddings().weight.device
+        self.device: torch.device = model.device
         self.prompts = prompts
         self.owners = [(p, k) for p in prompts for k in range(samples)]
         self.samples = samples

@@ -35,7 +35,7 @@ class Dpo(Stage[DpoOptions]):
         self.template = load_template(self.ctx.base, self.ctx.recipe.model.template)
         self.pairs = {}
         for split in ("train", "test"):
-            data = cards.load(o.data, "rankings", split, max_drop=o.max_drop)  # type: ignore[arg-type]
+            data = cards.load(o.data, "rankings", split, max_drop=o.max_drop)
             data.rows = [
                 replace(row, answers=row.best_and_worst(), tiers=(0, 1), ratings=()) for row in data.rows
             ]

@@ -46,7 +46,7 @@ class Evaluate(Stage[EvaluateOptions]):
         o = self.ctx.options
         self.template = load_template(self.ctx.base, self.ctx.recipe.model.template)
         data = cards.load(o.prompts, "prompts", "test")
-        data.rows = _first_of_each(data.rows, o.limit)  # type: ignore[arg-type]
+        data.rows = _first_of_each(data.rows, o.limit)
         self.texts = {row.id: row for row in data.rows}
         self.prompts = tokenize.prompts(data, self.template, max_prompt=o.max_prompt, max_drop=0.0).rows
         self.judge = cards.load(o.judge, "rankings", "train").rows if o.judge is not None else None
@@ -153,7 +153,7 @@ class Evaluate(Stage[EvaluateOptions]):
         """A judge that nothing was optimised against: a bag of words on people's ratings."""
         if self.judge is None:
             return None
-        judge = BagOfWords().fit(self.judge)  # type: ignore[arg-type]
+        judge = BagOfWords().fit(self.judge)
         asked = [self.texts[row.id].messages[-1].content for row in self.prompts]
         return {name: [float(x) for x in judge.score(asked, a.texts)] for name, a in answers.items()}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from align.config.stages import RewardOptions
 from align.data import cards, tokenize
-from align.data.rankings import thin
+from align.data.rankings import subset, thin
 from align.data.types import Dataset, Ranking, TokenRow
 from align.engine.batch import TokenBatch
 from align.models.policy import load_template
@@ -49,8 +49,8 @@ class Reward(Stage[RewardOptions]):
     def _load(self, split: Any) -> Dataset[Ranking]:
         o = self.ctx.options
         data = cards.load(o.data, "rankings", split, max_drop=o.max_drop)
-        data.rows = [thin(row, o.max_answers) for row in data.rows]  # type: ignore[assignment]
-        return data  # type: ignore[return-value]
+        data.rows = [thin(row, o.max_answers) for row in data.rows]
+        return data
 
     def run(self, out: Path) -> dict[str, Any]:
         """Train and write a reward model."""
@@ -89,7 +89,7 @@ class Reward(Stage[RewardOptions]):
     def _held_out_texts(self) -> list[Ranking]:
         """The held-out rankings as texts, with the answers that tokenising kept."""
         by_id = {row.id: row for row in self.texts["test"].rows}
-        return [by_id[row.id] for row in self.tokens["test"].rows]
+        return [subset(by_id[row.id], row.places) for row in self.tokens["test"].rows]
 
     def _task(self, reward: RewardModel, rows: Sequence[TokenRow]) -> SupervisedTask:
         o = self.ctx.options

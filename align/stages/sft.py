@@ -30,12 +30,15 @@ class Sft(Stage[SftOptions]):
         """Tokenise the training and the held-out conversations."""
         o = self.ctx.options
         self.template = load_template(self.ctx.base, self.ctx.recipe.model.template)
-        limits = {"max_prompt": o.max_prompt, "max_answer": o.max_answer, "max_drop": o.max_drop}
-        data = cards.load(o.data, "conversations", "train", max_drop=o.max_drop)
-        held_out = cards.load(o.data, "conversations", "test", max_drop=o.max_drop)
-        self.data = tokenize.conversations(data, self.template, **limits)
-        self.held_out = tokenize.conversations(held_out, self.template, **limits)
+        self.data, self.held_out = (self._load(part) for part in ("train", "test"))
         return steps(len(self.data.rows), o.epochs, o.batch_size)
+
+    def _load(self, part: Any) -> tokenize.Tokenised:
+        o = self.ctx.options
+        data = cards.load(o.data, "conversations", part, max_drop=o.max_drop)
+        return tokenize.conversations(
+            data, self.template, max_prompt=o.max_prompt, max_answer=o.max_answer, max_drop=o.max_drop
+        )
 
     def run(self, out: Path) -> dict[str, Any]:
         """Train and write a policy."""

@@ -39,7 +39,10 @@ class Task(Protocol):
     """What a stage gives to the loop."""
 
     groups: list[optim.Group]
-    total: int
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps."""
 
     def micros(self, step: int) -> tuple[Iterable[Micro], float]:
         """The step's micro-batches and the global count that their summed losses are divided by."""

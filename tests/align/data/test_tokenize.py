@@ -87,6 +87,7 @@ def test_answers_that_became_equal_are_left_out_with_their_order() -> None:
     assert [row.id for row in out.rows] == ["tie"]
     assert out.rows[0].tiers == (0, 1)
     assert out.rows[0].ratings == (1.0, 0.0)
+    assert out.rows[0].places == (0, 2), "the report scores the texts of the answers that were kept"
     assert out.dropped == {"left with fewer than two different tiers": 2}
     with pytest.raises(DataError) as error:
         tokenize.rankings(Dataset("d", rows), Letters(), max_prompt=9, max_answer=4, max_drop=0.5)  # type: ignore[arg-type]
