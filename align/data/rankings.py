@@ -32,8 +32,8 @@ def subset(ranking: Ranking, kept: Sequence[int]) -> Ranking:
 def thin(ranking: Ranking, max_answers: int) -> Ranking:
     """At most `max_answers` answers, spread over the tiers.
 
-    One answer of each tier is taken, then a second one of each, and so on, in their given order. With more tiers than
-    `max_answers`, evenly spaced tiers give one answer each; the best and the worst are always among them.
+    One answer of each tier is taken, then a second one of each, and so on, in their given order. With more
+    tiers than `max_answers`, evenly spaced tiers give one answer each, the best and the worst among them.
 
     Args:
         ranking: K answers.

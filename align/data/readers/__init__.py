@@ -1,7 +1,7 @@
-"""Readers: from the bytes of a source to rows. A reader only exists for a format, not for a data set.
+"""Readers: from the files of a source to rows. A reader exists for a format, not for a data set.
 
-A reader is a function `(blobs, context) -> Iterator[row]`, filed in `READERS` under its name. Importing this package files
-the shipped ones.
+A reader is a function `(files, context) -> rows`, filed in `READERS` under its name with the options that a
+card may set. Importing this package files the shipped ones.
 """
 
 from __future__ import annotations

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from align.data.readers.base import READERS, Context, Record, Rows, json_lines
+from align.data.fields import text, texts
+from align.data.readers.base import Context, Row, Rows, reader
+from align.data.records import Record
 from align.data.sources import Blob
 from align.data.types import Conversation, Message, Prompt, Ranking
 
 TIERS = ("good", "poor", "refusal")
 
 
-@READERS.register("everyday")
+@reader("everyday")
 def read(blobs: Iterable[Blob], context: Context) -> Rows:
     """Requests as conversations with their good answers, rankings good > poor > refusal, or prompts."""
-    for blob in blobs:
-        for record in json_lines(blob):
-            yield from _views(record, context)
+    for views in context.rows(blobs, lambda record: _views(record, context)):
+        yield from views
 
 
-def _views(record: Record, context: Context) -> Iterator[Conversation | Ranking | Prompt]:
-    name, asked = f"{context.name}/{record.text('id')}", (Message("user", record.text("prompt")),)
+def _views(record: Record, context: Context) -> list[Row]:
+    name, asked = f"{context.name}/{text(record, 'id')}", (Message("user", text(record, "prompt")),)
     if context.kind == "prompts":
-        yield Prompt(name, asked, context.name)
-        return
-    answers = [(text, tier) for tier, field in enumerate(TIERS) for text in record.data[field]]
+        return [Prompt(name, asked, context.name)]
+    answers = [texts(record, field) for field in TIERS]
     if context.kind == "conversations":
-        for i, text in enumerate(text for text, tier in answers if tier == 0):
-            yield Conversation(f"{name}.{i}", (*asked, Message("assistant", text)), context.name)
-    else:
-        yield Ranking(name, asked, tuple(t for t, _ in answers), tuple(tier for _, tier in answers), (), context.name)
+        return [
+            Conversation(f"{name}.{i}", (*asked, Message("assistant", good)), context.name)
+            for i, good in enumerate(answers[0])
+        ]
+    tiers = tuple(tier for tier, group in enumerate(answers) for _ in group)
+    return [
+        Ranking(name, asked, tuple(answer for group in answers for answer in group), tiers, (), context.name)
+    ]

@@ -1,150 +1,205 @@
-"""The project's own JSONL (also CSV and Parquet): one row form per file, recognised by its fields.
+"""The project's own JSONL (also CSV and Parquet): one form of row per file, recognised by its fields.
 
 | form | fields |
 |---|---|
 | messages | messages: [{role, content, weight?}], the last turn the assistant's |
 | completion | prompt, completion |
 | text | text (plain text, no prompt) |
-| pairs | prompt, chosen, rejected |
+| pairs | chosen, rejected, and prompt where they are answers; or both whole conversations |
 | rankings | prompt, answers, and one of tiers, ranks (0 or 1 is best), ratings (higher is better) |
 | prompts | prompt |
 
-`prompt` is text or a list of turns; `id` is optional everywhere.
+`prompt` is text or a list of turns; `id` is optional everywhere; other fields are passed over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Literal
 
-from align.data.readers.base import READERS, Context, Record, Rows, records
+from pydantic import Field
+
+from align.config.stages import Strict
+from align.data.fields import checked, messages, number, text, texts, wrong
+from align.data.rankings import dense
+from align.data.readers.base import Context, Row, Rows, reader
+from align.data.records import Record, said
 from align.data.sources import Blob
 from align.data.types import Conversation, Message, Prompt, Ranking
 from align.errors import DataError
 from align.registry import nearest
 
-Row = Conversation | Ranking | Prompt
 FORMS: dict[str, set[str]] = {
     "messages": {"messages"},
     "completion": {"prompt", "completion"},
     "text": {"text"},
-    "pairs": {"prompt", "chosen", "rejected"},
+    "pairs": {"chosen", "rejected"},
     "rankings": {"prompt", "answers"},
     "prompts": {"prompt"},
 }
-OPTIONAL = {"rankings": {"tiers", "ranks", "ratings"}}
+ORDERS = ("tiers", "ranks", "ratings")
+KNOWN = set.union(*FORMS.values()).union(ORDERS)
+Form = Literal["messages", "completion", "text", "pairs", "rankings", "prompts"]
 
 
-@READERS.register("own")
+class OwnOptions(Strict):
+    """How rows are read whose fields fit several forms."""
+
+    form: Form | None = Field(None, description="of the rows; default: told by the fields of the first row")
+
+
+@reader("own", OwnOptions)
 def read(blobs: Iterable[Blob], context: Context) -> Rows:
-    """Rows of whichever form the file's first row has."""
-    for blob in blobs:
-        form = ""
-        for record in records(blob):
-            if not form and not isinstance(record.fields, DataError):
-                form = form_of(record)
-            if form or not context.skip_bad:
-                yield from context.rows([record], lambda r, form=form: _row(r, form, context))  # type: ignore[misc]
+    """Rows of one form, which is given or that of the first row that can be read."""
+    form: str | None = context.options.form
+
+    def make(record: Record) -> Row | None:
+        nonlocal form
+        form = form or form_of(record)
+        return _row(record, form, context)
+
+    rows: Rows = context.rows(blobs, make)
+    yield from rows
 
 
 def form_of(record: Record) -> str:
-    """The form of a row, the one that uses most of its fields.
+    """The form that a row's fields fit; one form's fields may contain another's.
 
     Raises:
-        DataError: No form fits; the nearest field is named.
+        DataError: No form fits, several do, or a field is misspelt.
     """
     have = set(record.data)
-    fits = [form for form, fields in FORMS.items() if fields <= have]
-    if fits:
-        return max(fits, key=lambda form: len(FORMS[form]))
-    known = set.union(*FORMS.values(), *OPTIONAL.values())
-    for name in sorted(have - known):
-        near = nearest(name, known)
+    for name in sorted(have - KNOWN):
+        near = nearest(name, KNOWN - have)
         if near:
             raise DataError(record.where, f"unknown field {name!r}", f"did you mean {near!r}?")
+    fits = [form for form, fields in FORMS.items() if fields <= have]
+    largest = [form for form in fits if not any(FORMS[form] < FORMS[other] for other in fits)]
+    if set(largest) == {"pairs", "prompts"}:
+        return "pairs"
+    if len(largest) == 1:
+        return largest[0]
+    if largest:
+        what = f"its fields fit the forms {' and '.join(largest)}"
+        raise DataError(record.where, what, f"write a card with options: {{form: {largest[0]}}}")
     forms = "; ".join(", ".join(sorted(fields)) for fields in FORMS.values())
-    raise DataError(record.where, f"fields {', '.join(sorted(have)) or '(none)'} fit no form", f"give one of: {forms}")
+    shown = ", ".join(sorted(have)[:8]) or "(none)"
+    raise DataError(
+        record.where, f"fields {shown} fit no form", f"give one of: {forms}; or a card with fields:"
+    )
 
 
-def _row(record: Record, form: str, context: Context) -> Row:
+def _row(record: Record, form: str, context: Context) -> Row | None:
     missing = sorted(FORMS[form] - set(record.data))
     if missing:
-        raise record.error(missing[0], "is missing", f"every row of this file has {', '.join(sorted(FORMS[form]))}")
-    allowed = FORMS[form] | OPTIONAL.get(form, set()) | {"id"}
-    for name in sorted(set(record.data) - allowed):
-        near = nearest(name, allowed)
-        if near:
-            raise record.error(name, "is unknown", f"did you mean {near!r}?")
-    given = record.data.get("id")
-    if given is not None and (isinstance(given, bool) or not isinstance(given, (str, int))):
-        raise record.error("id", f"is {given!r}", "give text or a whole number")
-    name = f"{context.name}/{given if given is not None else record.number}"
-    return MAKERS[form](record, name, context.name)
+        raise wrong(
+            record, missing[0], "is missing", f"every row of this file has {', '.join(sorted(FORMS[form]))}"
+        )
+    given = record.data.get("id", record.key)
+    if isinstance(given, bool) or not isinstance(given, (str, int)):
+        raise wrong(record, "id", f"is {given!r}", "give text or a whole number")
+    return MAKERS[form](record, f"{context.name}/{given}", context)
 
 
-def _messages(record: Record, name: str, source: str) -> Row:
-    return Conversation(name, record.messages("messages", record.data["messages"], "assistant"), source)
+def _messages(record: Record, name: str, context: Context) -> Row:
+    return Conversation(
+        name, messages(record, "messages", record.data["messages"], "assistant"), context.name
+    )
 
 
-def _completion(record: Record, name: str, source: str) -> Row:
-    prompt = record.messages("prompt", record.data["prompt"], "user")
-    return Conversation(name, (*prompt, Message("assistant", record.text("completion"))), source)
+def _completion(record: Record, name: str, context: Context) -> Row:
+    prompt = messages(record, "prompt", record.data["prompt"], "user")
+    return Conversation(name, (*prompt, Message("assistant", text(record, "completion"))), context.name)
 
 
-def _text(record: Record, name: str, source: str) -> Row:
-    return Conversation(name, (Message("assistant", record.text("text")),), source)
+def _text(record: Record, name: str, context: Context) -> Row:
+    return Conversation(name, (Message("assistant", text(record, "text")),), context.name)
 
 
-def _pair(record: Record, name: str, source: str) -> Row:
-    prompt = record.messages("prompt", record.data["prompt"], "user")
-    chosen, rejected = record.text("chosen"), record.text("rejected")
-    if chosen.strip() == rejected.strip():
-        raise record.error("rejected", "equals chosen", "leave the row out: it ranks nothing")
-    return Ranking(name, prompt, (chosen, rejected), (0, 1), (), source)
+def _pair(record: Record, name: str, context: Context) -> Row | None:
+    sides = [_side(record, field) for field in ("chosen", "rejected")]
+    if sides[0][:-1] != sides[1][:-1]:
+        raise wrong(
+            record, "rejected", "answers another prompt than chosen", "give two answers to one prompt"
+        )
+    answers = (sides[0][-1].content, sides[1][-1].content)
+    if answers[0].strip() == answers[1].strip():
+        context.drop(record, "chosen equals rejected")
+        return None
+    return Ranking(name, sides[0][:-1], answers, (0, 1), (), context.name)
 
 
-def _ranking(record: Record, name: str, source: str) -> Row:
-    prompt = record.messages("prompt", record.data["prompt"], "user")
-    answers = record.data["answers"]
-    if not isinstance(answers, list) or len(answers) < 2:
-        raise record.error("answers", "holds fewer than two answers", "a ranking needs two or more")
-    for i, answer in enumerate(answers):
-        if not isinstance(answer, str) or not answer.strip():
-            raise record.error(f"answers[{i}]", "is empty or not text", "give text")
-        record.clean(f"answers[{i}]", answer)
-    given = [field for field in ("tiers", "ranks", "ratings") if field in record.data]
+def _side(record: Record, field: str) -> tuple[Message, ...]:
+    """The prompt and one of its two answers."""
+    value = record.data[field]
+    if isinstance(value, list):
+        turns = messages(record, field, value, "assistant")
+        if len(turns) > 1:
+            return turns
+        value = turns[0].content
+    answer = Message("assistant", checked(record, field, value))
+    if "prompt" not in record.data:
+        raise wrong(
+            record,
+            "prompt",
+            "is missing",
+            "add it; transcripts with '\\n\\nHuman:' go by {card: hh_rlhf, path: ...}",
+        )
+    return (*messages(record, "prompt", record.data["prompt"], "user"), answer)
+
+
+def _ranking(record: Record, name: str, context: Context) -> Row | None:
+    prompt = messages(record, "prompt", record.data["prompt"], "user")
+    answers = texts(record, "answers")
+    if len(answers) < 2:
+        raise wrong(record, "answers", "holds fewer than two answers", "a ranking needs two or more")
+    order, values = _order(record, len(answers))
+    if len(set(values)) < 2:
+        context.drop(record, "all answers tie")
+        return None
+    if order == "ratings":
+        return Ranking(name, prompt, tuple(answers), dense([-v for v in values]), tuple(values), context.name)
+    return Ranking(name, prompt, tuple(answers), dense(values), (), context.name)
+
+
+def _order(record: Record, count: int) -> tuple[str, list[float]]:
+    """Which of tiers, ranks and ratings a ranking has, and its numbers."""
+    given = [field for field in ORDERS if field in record.data]
     if len(given) != 1:
-        what = f"{' and '.join(given)} stand together" if given else "no order is given"
+        what = f"{' and '.join(given)} stand together" if given else "the answers have no order"
         raise DataError(record.where, what, "give one of tiers, ranks, ratings")
-    values = record.data[given[0]]
-    if not isinstance(values, list) or len(values) != len(answers):
-        raise record.error(given[0], f"does not give one number for each of the {len(answers)} answers", "make them fit")
-    numbers = [record.number_in(f"{given[0]}[{i}]", v) for i, v in enumerate(values)]
-    if given[0] != "ratings":
-        _check_ranks(record, given[0], numbers)
-    levels = sorted(set(numbers), reverse=given[0] == "ratings")
-    if len(levels) < 2:
-        raise record.error(given[0], "are all equal", "leave the row out: it ranks nothing")
-    ratings = tuple(numbers) if given[0] == "ratings" else ()
-    return Ranking(name, prompt, tuple(answers), tuple(levels.index(n) for n in numbers), ratings, source)
+    field, values = given[0], record.data[given[0]]
+    if not isinstance(values, list):
+        raise wrong(
+            record, field, f"is {said(values)}, not a list of numbers", "give one number for each answer"
+        )
+    if len(values) != count:
+        raise wrong(
+            record, field, f"has {len(values)} numbers for {count} answers", "give one number for each answer"
+        )
+    numbers = [number(record, f"{field}[{i}]", value) for i, value in enumerate(values)]
+    if field != "ratings":
+        _check_ranks(record, field, numbers)
+    return field, numbers
 
 
 def _check_ranks(record: Record, field: str, numbers: list[float]) -> None:
-    levels = sorted(set(numbers))
+    """Whole numbers from 0 or 1 without a gap; ties may be told as 1, 1, 2 or as 1, 1, 3."""
     if any(n != int(n) for n in numbers):
-        raise record.error(field, "holds a fraction", "give whole numbers, 0 or 1 for the best")
-    # Ties may be told as 1, 1, 2 or as 1, 1, 3; anything else has a hole in it.
-    dense = [levels[0] + i for i in range(len(levels))]
-    competition = [levels[0] + sum(n < level for n in numbers) for level in levels]
-    if levels[0] not in (0, 1) or levels not in (dense, competition):
-        raise record.error(field, f"{[int(n) for n in numbers]} have a gap", "count from 0 or 1 without leaving any out")
+        raise wrong(record, field, "holds a fraction", "give whole numbers, 0 or 1 for the best")
+    levels = sorted(set(numbers))
+    after_ties = [levels[0] + i for i in range(len(levels))]
+    by_place = [levels[0] + sum(n < level for n in numbers) for level in levels]
+    if levels[0] not in (0, 1) or levels not in (after_ties, by_place):
+        shown = [int(n) for n in numbers]
+        raise wrong(record, field, f"{shown} has a gap", "count from 0 or 1 without leaving any out")
 
 
-def _prompt(record: Record, name: str, source: str) -> Row:
-    return Prompt(name, record.messages("prompt", record.data["prompt"], "user"), source)
+def _prompt(record: Record, name: str, context: Context) -> Row:
+    return Prompt(name, messages(record, "prompt", record.data["prompt"], "user"), context.name)
 
 
-MAKERS: dict[str, Callable[[Record, str, str], Any]] = {
+MAKERS: dict[str, Callable[[Record, str, Context], Row | None]] = {
     "messages": _messages,
     "completion": _completion,
     "text": _text,

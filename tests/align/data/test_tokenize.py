@@ -14,12 +14,15 @@ from align.data.types import Conversation, Dataset, Message, Prompt, Ranking
 from align.errors import DataError
 
 EOS = 0
+ESCAPED = "special tokens in texts, encoded as plain text"
 
 
 class Letters:
     """A template with one token per letter and EOS 0; a prompt opens with 1 and closes with 2."""
 
     eos_id = EOS
+    opening = 1
+    escaped = 0
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """1 letters 2."""
@@ -54,14 +57,14 @@ def test_a_cut_conversation_keeps_eos_untrained() -> None:
     assert short.weights == (1, 1, 1, 1)
     assert long.ids == (*map(ord, "yes"), EOS)
     assert long.weights == (1, 1, 1, 0), "a model must not learn to stop in the middle of a sentence"
-    assert out.cut == {"answers cut to max_answer 4; their EOS is not trained": 1}
+    assert out.cut == {"answers cut to max_answer 4; EOS is put back but not trained": 1, ESCAPED: 0}
     assert out.rows[0].source == "s"
 
 
 def test_a_long_prompt_loses_its_middle() -> None:
     out = tokenize.prompts(Dataset("d", [Prompt("a", ask("abcdefg"))]), Letters(), max_prompt=6, max_drop=0.0)  # type: ignore[arg-type]
     assert out.rows[0].prompt == (1, ord("a"), ord("b"), ord("f"), ord("g"), 2)
-    assert out.notes == ["d: prompts cut to max_prompt 6: 1 of 1 rows"]
+    assert out.notes == ["d: 1 prompts cut to max_prompt 6, in 1 rows"]
     odd = tokenize.prompts(Dataset("d", [Prompt("a", ask("abcdefg"))]), Letters(), max_prompt=5, max_drop=0.0)  # type: ignore[arg-type]
     assert odd.rows[0].prompt == (1, ord("a"), ord("f"), ord("g"), 2)
 
@@ -73,7 +76,9 @@ def test_rankings_keep_their_order_and_score_every_token() -> None:
     assert [r.ids for r in got.responses] == [
         (*map(ord, "no"), EOS), (*map(ord, "yes"), EOS), (*map(ord, "may"), EOS),
     ]  # fmt: skip
-    assert all(set(r.weights) == {1.0} for r in got.responses)
+    assert [r.weights for r in got.responses] == [(1,) * 3, (1,) * 4, (1, 1, 1, 0)], (
+        "a cut answer ends untrained"
+    )
     assert (got.tiers, got.ratings) == ((1, 0, 2), (0.5, 1.0, 0.0))
 
 
@@ -81,18 +86,20 @@ def test_answers_that_became_equal_are_left_out_with_their_order() -> None:
     rows = [
         Ranking("pair", ask("q"), ("yess", "yesterday"), (0, 1)),  # equal after the cut, of different tiers
         Ranking("three", ask("q"), ("yess", "yesterday", "no"), (0, 1, 2)),  # one answer is left
-        Ranking("tie", ask("q"), ("yes", "yes", "no"), (0, 0, 1), (1.0, 1.0, 0.0)),  # equal and tied: kept once
+        Ranking(
+            "tie", ask("q"), ("yes", "yes", "no"), (0, 0, 1), (1.0, 1.0, 0.0)
+        ),  # equal and tied: kept once
     ]
     out = tokenize.rankings(Dataset("d", rows), Letters(), max_prompt=9, max_answer=4, max_drop=0.7)  # type: ignore[arg-type]
     assert [row.id for row in out.rows] == ["tie"]
     assert out.rows[0].tiers == (0, 1)
     assert out.rows[0].ratings == (1.0, 0.0)
     assert out.rows[0].places == (0, 2), "the report scores the texts of the answers that were kept"
-    assert out.dropped == {"left with fewer than two different tiers": 2}
+    assert out.dropped == {"are left with fewer than two different tiers": 2}
     with pytest.raises(DataError) as error:
         tokenize.rankings(Dataset("d", rows), Letters(), max_prompt=9, max_answer=4, max_drop=0.5)  # type: ignore[arg-type]
     assert str(error.value) == (
-        "d: 2 of 3 rows were dropped (2 left with fewer than two different tiers), more than max_drop 0.5; "
+        "d: 2 of 3 rows were dropped (2 are left with fewer than two different tiers), more than max_drop 0.5; "
         "mend them or raise max_drop; tokens per row: median 13, 99 % 13, longest 13"
     )
 
@@ -101,9 +108,11 @@ def test_a_row_without_anything_to_train_on_is_dropped_and_counted() -> None:
     data = Dataset("d", [chat("a", "hi", "yes", weight=0.0), chat("b", "hi", "no")])
     out = tokenize.conversations(data, Letters(), max_prompt=6, max_answer=4, max_drop=0.5)  # type: ignore[arg-type]
     assert [row.id for row in out.rows] == ["b"]
-    assert out.notes == ["d: without a token to train on: 1 of 2 rows"]
+    assert out.notes == ["d: 1 of 2 rows have no token to train on"]
     with pytest.raises(DataError, match="1 of 1 rows were dropped"):
-        tokenize.conversations(Dataset("d", data.rows[:1]), Letters(), max_prompt=6, max_answer=4, max_drop=1.0)  # type: ignore[arg-type]
+        tokenize.conversations(
+            Dataset("d", data.rows[:1]), Letters(), max_prompt=6, max_answer=4, max_drop=1.0
+        )  # type: ignore[arg-type]
 
 
 def test_thinning_keeps_both_ends_and_spreads() -> None:
