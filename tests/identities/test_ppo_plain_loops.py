@@ -57,14 +57,12 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> PpoTask:
     prompts = [TokenRow(f"p{n}", tuple(range(20, 22 + n)), (), source="x") for n in range(6)]
     ctx = SimpleNamespace(options=options, seed=3, name="ppo")
     task = PpoTask(ctx, policy, frozen, critic_of(frozen), prompts)  # type: ignore[arg-type]
-    first = task.collect(0)
-    # A token that stands in about half of the answers plays EOS: some answers end by it, some are cut.
-    answers = [set(row.responses[0].ids) for row in first.rows]
-    task.eos = min(
-        sorted(set.union(*answers)), key=lambda t: abs(sum(t in a for a in answers) - len(answers) / 2)
-    )
+    task.collect(0)
     jolt(policy.trainable(), 0.05, 2)  # the second round is sampled by a policy that has moved
     jolt(task.critic.trainable(), 0.05, 3)
+    # A token that stands in some of the second round's answers plays EOS: these end by it, the others are cut.
+    answers = [set(row.responses[0].ids) for row in task.collect(1).rows]
+    task.eos = min(sorted(set.union(*answers)), key=lambda t: abs(sum(t in a for a in answers) - len(answers) / 2))
     return task
 
 
