@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -259,13 +259,16 @@ class PpoTask:
         return torch.cat(score_rows(self.reward, rows, self.o.micro_tokens))
 
     def _prompts(self, iteration: int) -> list[TokenRow]:
-        """The iteration's prompts: a window over reshuffled passes, a pure function of (seed, iteration)."""
+        """The iteration's prompts: a window over reshuffled passes, a pure function of (seed, iteration).
+
+        The number of the pass is part of the id, so that a prompt that falls twice into a round is drawn anew.
+        """
         count, size = len(self.prompts), self.o.prompts_per_iteration
         places = range(iteration * size, (iteration + 1) * size)
-        orders = {p // count: epoch_order(self.seed, p // count, count) for p in (places[0], places[-1])}
-        for epoch in range(places[0] // count, places[-1] // count):
-            orders.setdefault(epoch, epoch_order(self.seed, epoch, count))
-        return [self.prompts[orders[p // count][p % count]] for p in places]
+        passes = range(places[0] // count, places[-1] // count + 1)
+        orders = {number: epoch_order(self.seed, number, count) for number in passes}
+        rows = [(self.prompts[orders[p // count][p % count]], p // count) for p in places]
+        return [replace(row, id=f"{row.id}@{number}") for row, number in rows]
 
     @torch.no_grad()
     def _per_token(self, rows: Sequence[TokenRow], read: Callable[[TokenBatch], Tensor]) -> Tensor:

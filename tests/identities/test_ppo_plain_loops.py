@@ -170,7 +170,9 @@ def test_update_loss_equals_plain_loops(task: PpoTask) -> None:
 
 
 def test_prompts_are_a_pure_function_and_none_is_left_out(task: PpoTask) -> None:
-    seen = [row.id for iteration in range(3) for row in task._prompts(iteration)]
+    ids = [row.id for iteration in range(3) for row in task._prompts(iteration)]
+    assert len(set(ids)) == 12, "a prompt that comes again is drawn anew"
+    seen = [name.split("@")[0] for name in ids]
     assert sorted(seen[:6]) == sorted(f"p{n}" for n in range(6)), "the first pass holds each prompt once"
     assert sorted(seen[6:]) == sorted(f"p{n}" for n in range(6)), "the second pass too"
     assert seen[:6] != seen[6:]
