@@ -94,12 +94,19 @@ def _parsed(line: Line, where: str) -> dict[str, Any] | DataError:
         cut = " (the line is cut off)" if error.pos >= len(text.rstrip()) else ""
         return DataError(where, f"column {error.colno}: {error.msg}{cut}", MEND)
     except (ValueError, RecursionError) as error:
-        return DataError(where, str(error).split("\n")[0], MEND)
+        return DataError(where, _why(error), MEND)
     return (
         row
         if isinstance(row, dict)
         else DataError(where, f"is {said(row)}, not an object", "give one JSON object per line")
     )
+
+
+def _why(error: ValueError | RecursionError) -> str:
+    """What is wrong with JSON whose syntax is right."""
+    if isinstance(error, RecursionError):
+        return "is nested too deeply"
+    return "holds an integer of too many digits" if "integer string" in str(error) else str(error)
 
 
 def _no_doubles(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,7 +134,7 @@ def _json(blob: Blob) -> Iterator[Record]:
             f"{blob.name}:{error.lineno}", f"column {error.colno}: {error.msg}", "mend the JSON"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(blob.name, str(error).split("\n")[0], "mend the JSON") from None
+        raise DataError(blob.name, _why(error), "mend the JSON") from None
     for number, row in enumerate(rows, start=1):
         where = f"{blob.name}: row {number}"
         yield Record(

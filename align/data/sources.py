@@ -22,6 +22,7 @@ from align.errors import DataError, ResourceError
 MAX_LINE = 16 * 2**20  # bytes
 MAX_WHOLE = 64 * 2**20  # bytes, of a file that is read in one piece
 MAX_STREAM = 4 * 2**30  # bytes, decompressed, of a file that is read line by line
+MAX_RATIO = 100  # of a compressed file; text reaches 5 to 30
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Blob:
-    """One file of a source: its name for messages, and how its decompressed bytes are opened."""
+    """One file of a source.
+
+    Attributes:
+        name: For messages.
+        opener: Opens its decompressed bytes.
+        most: Bytes that may come out.
+    """
 
     name: str
     opener: Callable[[], IO[bytes]]
+    most: int = MAX_STREAM
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -78,10 +86,9 @@ class Blob:
                         f"a line of more than {MAX_LINE >> 20} MB",
                         "cut it into rows",
                     )
-                if offset + len(content) > MAX_STREAM:
-                    raise DataError(
-                        self.name, f"more than {MAX_STREAM >> 30} GB of text", "cut it into several files"
-                    )
+                if offset + len(content) > self.most:
+                    what = f"unfolds to more than {self.most >> 20:,} MB"
+                    raise DataError(self.name, what, "cut it into several files")
                 text = content.removeprefix(b"\xef\xbb\xbf") if number == 1 else content
                 yield Line(number, offset + len(content) - len(text), text.rstrip(b"\r\n"))
                 offset += len(content)
@@ -140,24 +147,26 @@ def local(path: Path) -> Blob:
     Raises:
         DataError: Missing or not a regular file.
     """
-    check_file(path)
-    return Blob(str(path), lambda: _opened(path))
+    size = check_file(path)
+    most = MAX_LINE + MAX_RATIO * size if path.suffix in (".gz", ".zst") else MAX_STREAM
+    return Blob(str(path), lambda: _opened(path), min(most, MAX_STREAM))
 
 
-def check_file(path: Path) -> None:
-    """Refuse what is not a regular file, without opening it: a FIFO would wait for ever.
+def check_file(path: Path) -> int:
+    """Bytes of a regular file; anything else is refused without opening it: a FIFO would wait for ever.
 
     Raises:
         DataError: With the reason.
     """
     try:
-        mode = path.stat().st_mode
+        found = path.stat()
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror).lower()
         raise DataError(str(path), reason, "check the path") from error
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
         raise DataError(str(path), f"is {kind}", "give a .jsonl, .json, .csv or .parquet file")
+    return found.st_size
 
 
 def _opened(path: Path) -> IO[bytes]:
