@@ -181,7 +181,11 @@ def _judge(plan: Plan, row: Row) -> None:
 
 
 def _nearest(row: Row, earlier: list[tuple[Manifest, Path]]) -> Manifest | None:
-    """Of what the stage made before: the one that differs least, the youngest of several."""
+    """Of what the stage made before on this base model: what differs least, the youngest of several.
+
+    A stage on another base model is another experiment, not a change; its time says nothing either.
+    """
+    earlier = [one for one in earlier if one[0].ingredients.get("base") == row.ingredients.get("base")]
 
     def distance(one: tuple[Manifest, Path]) -> tuple[int, float]:
         manifest, path = one

@@ -261,7 +261,8 @@ class PpoTask:
     def _prompts(self, iteration: int) -> list[TokenRow]:
         """The iteration's prompts: a window over reshuffled passes, a pure function of (seed, iteration).
 
-        The number of the pass is part of the id, so that a prompt that falls twice into a round is drawn anew.
+        The number of the pass is part of the id, so that a prompt that falls twice into a round is drawn
+        anew.
         """
         count, size = len(self.prompts), self.o.prompts_per_iteration
         places = range(iteration * size, (iteration + 1) * size)

@@ -60,9 +60,11 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> PpoTask:
     task.collect(0)
     jolt(policy.trainable(), 0.05, 2)  # the second round is sampled by a policy that has moved
     jolt(task.critic.trainable(), 0.05, 3)
-    # A token that stands in some of the second round's answers plays EOS: these end by it, the others are cut.
+    # A token that stands in some of the second round's answers plays EOS: these end by it, the others are
+    # cut.
     answers = [set(row.responses[0].ids) for row in task.collect(1).rows]
-    task.eos = min(sorted(set.union(*answers)), key=lambda t: abs(sum(t in a for a in answers) - len(answers) / 2))
+    half = len(answers) / 2
+    task.eos = min(sorted(set.union(*answers)), key=lambda t: abs(sum(t in a for a in answers) - half))
     return task
 
 

@@ -261,3 +261,10 @@ def test_the_store_can_be_moved(make_recipe: Any, store: Store, tmp_path: Path) 
     shutil.move(store.root, tmp_path / "moved")
     plan = build(make_recipe(), Store(tmp_path / "moved"))
     assert set(statuses(plan).values()) == {"reused"}
+
+
+def test_a_stage_on_another_base_model_is_new_not_changed(make_recipe: Any, store: Store) -> None:
+    finish(build(make_recipe(), store))
+    other = build(make_recipe(top={"model": {"kind": "tiny", "seed": 1}}), store)
+    assert set(statuses(other).values()) == {"new"}
+    assert [row.seconds for row in other.rows] == [None] * 4, "the time of another model says nothing"
