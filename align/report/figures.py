@@ -65,7 +65,7 @@ class Gallery:
         if panel.unit_range:
             axes.set_ylim(-0.03, 1.03)
         axes.set_xlabel(panel.across, labelpad=2)
-        _whole_ticks(axes)
+        _few_ticks(axes, nbins=6, whole=True)
         if len(panel.curves) > 1:
             axes.legend(frameon=False, fontsize=7, labelcolor=INK, handlelength=1.2, borderaxespad=0.2)
         return self._svg(figure, f"{panel.title} over {panel.across}")
@@ -133,6 +133,7 @@ class Gallery:
         axes.set_xlabel("KL to the reference, nats per answer", labelpad=2)
         axes.set_ylabel("reward", labelpad=2)
         axes.margins(0.08)
+        _few_ticks(axes, nbins=5)
         if len(paths) > 1:
             axes.legend(frameon=False, fontsize=7, labelcolor=INK, handlelength=1.2)
         return self._svg(figure, title)
@@ -178,11 +179,15 @@ def _figure(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _whole_ticks(axes: Axes) -> None:
+def _few_ticks(axes: Axes, nbins: int, whole: bool = False) -> None:
+    """Round ticks, as many as fit, with a common power of ten beside very small and very large ones."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=nbins, integer=whole, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.ticklabel_format(scilimits=(-3, 5))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_offset_text().set(color=MUTED, fontsize=8)
 
 
 def _line(axes: Axes, curve: Curve, colour: str) -> None:

@@ -28,6 +28,10 @@ TITLES = {
 LOSS_KINDS = ("sft", "reward", "dpo")
 
 
+JUDGE = "second judge"
+LEVELS = ("reward", JUDGE, "refusals", "words", "ended", "distinct bigrams", "distinct openings", "KL")
+
+
 @dataclass(frozen=True)
 class Picture:
     """An inline SVG with a caption."""
@@ -62,6 +66,7 @@ class EvaluationPart:
 
     name: str
     note: str
+    judged: bool
     sources: tuple[SourcePart, ...]
 
 
@@ -104,7 +109,8 @@ def _evaluation(stage: StageFacts, gallery: Gallery) -> EvaluationPart:
         for key, words in (("temperature", "temperature"), ("max_new_tokens", "new tokens at most"))
         if (value := finite(summary.get(key))) is not None
     ]
-    return EvaluationPart(stage.name, ", ".join(said), tuple(parts))
+    judged = any(JUDGE in part.levels.head for part in parts)
+    return EvaluationPart(stage.name, ", ".join(said), judged, tuple(parts))
 
 
 def _source(stage: StageFacts, name: str, part: Mapping[str, Any], gallery: Gallery) -> SourcePart:
@@ -131,21 +137,18 @@ def _source(stage: StageFacts, name: str, part: Mapping[str, Any], gallery: Gall
         name=name,
         n=int(part.get("n", 0)),
         sensitive=bool(part.get("sensitive")),
-        levels=Table(
-            (
-                "reward",
-                "second judge",
-                "refusals",
-                "words",
-                "ended",
-                "distinct 2-grams",
-                "distinct openings",
-                "KL",
-            ),
-            levels,
-        ),
-        differences=Table(("reward", "second judge", "wins", "refusals"), differences),
+        levels=_filled(LEVELS, levels),
+        differences=_filled(("reward", JUDGE, "wins", "refusals"), differences),
         pictures=tuple(p for p in pictures if p is not None),
+    )
+
+
+def _filled(head: tuple[str, ...], rows: tuple[tuple[str, str, tuple[str, ...]], ...]) -> Table:
+    """A table without the columns in which nothing was measured."""
+    kept = [i for i in range(len(head)) if any(cells[i] for _, _, cells in rows)]
+    return Table(
+        tuple(head[i] for i in kept),
+        tuple((who, tag, tuple(cells[i] for i in kept)) for who, tag, cells in rows),
     )
 
 
@@ -295,15 +298,20 @@ def curves(run: RunFacts, gallery: Gallery) -> list[CurvesPart]:
 
 
 def _grouped(metrics: Mapping[str, Series]) -> dict[str, list[Curve]]:
-    """Metric -> its curve, then those of its parts (`objective/scores/<source>`)."""
-    grouped: dict[str, list[Curve]] = {}
-    for name, series in sorted(metrics.items(), key=lambda item: item[0].count("/")):
-        parent = name.rpartition("/")[0]
-        if parent in metrics:
-            grouped[parent].append(Curve(name.removeprefix(f"{parent}/"), series))
-        else:
-            grouped[name] = [Curve("all", series)]
+    """Metric -> its curve, then those of its parts (`objective/scores/<source>`) that differ from it."""
+    grouped = {name: [Curve("all", metrics[name])] for name in metrics if _root(name, metrics) == name}
+    for name, series in metrics.items():
+        root = _root(name, metrics)
+        if root != name and series != metrics[root]:
+            grouped[root].append(Curve(name.removeprefix(f"{root}/"), series))
     return grouped
+
+
+def _root(name: str, metrics: Mapping[str, Series]) -> str:
+    """The shortest metric that `name` is a part of, which may be itself."""
+    parts = name.split("/")
+    prefixes = ("/".join(parts[: i + 1]) for i in range(len(parts)))
+    return next(prefix for prefix in prefixes if prefix in metrics)
 
 
 def _panel(name: str, group: list[Curve], across: str) -> Panel:

@@ -224,7 +224,7 @@ def _compared_warnings(evaluation: StageFacts, c: Comparison) -> list[str]:
         found.append(f"{c.name} refuses more of {c.source} than {c.baseline}: {points(c.refusals)}")
     ended = finite(policy.get("eos_rate"))
     if ended is not None and ended < MIN_EOS_RATE:
-        found.append(f"only {100 * ended:.0f} % of the answers of {c.name} on {c.source} end by themselves")
+        found.append(f"{100 * ended:.0f} % of the answers of {c.name} on {c.source} end by themselves")
     openings, before = finite(policy.get("distinct_openings")), finite(baseline.get("distinct_openings"))
     if openings is not None and before and openings < OPENINGS_KEPT * before:
         fall = f"distinct openings {compact(before)} -> {compact(openings)}"

@@ -262,7 +262,7 @@ def test_a_stage_that_says_little_still_has_a_page(make_run: MakeRun, name: str,
     assert "Stages" in page_of(run).text
 
 
-def test_an_empty_source_of_an_evaluation_has_a_table_of_dashes(make_run: MakeRun) -> None:
+def test_an_empty_source_of_an_evaluation_has_a_table_without_columns(make_run: MakeRun) -> None:
     source = {"n": 0, "sensitive": False, "rows": {"sft": {}}, "versus": {}}
     summary = {
         "kind": "evaluate",
@@ -271,7 +271,9 @@ def test_an_empty_source_of_an_evaluation_has_a_table_of_dashes(make_run: MakeRu
         "controls": [],
         "sources": {"s": source},
     }
-    assert "sft baseline – – – – – – – –" in page_of(make_run("eval", eval=summary)).text
+    text = page_of(make_run("eval", eval=summary)).text
+    assert "s 0 prompts policy sft baseline" in text
+    assert "second judge" not in text
 
 
 def test_secrets_are_not_on_the_page(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,7 @@ def ppo_has(**values: float) -> Callable[[dict[str, Any]], None]:
             "ppo refuses more of everyday than sft: +11.0 points [5.0, 17.0]",
         ),
         (differ("refusal_difference", stat(0.10, 0.05, 0.15)), None),
-        (ppo_has(eos_rate=0.49), "only 49 % of the answers of ppo on everyday end by themselves"),
+        (ppo_has(eos_rate=0.49), "49 % of the answers of ppo on everyday end by themselves"),
         (ppo_has(eos_rate=0.5), None),
         (
             ppo_has(distinct_openings=0.29),
