@@ -97,7 +97,9 @@ def _valid(path: Path, kind: type[Model], value: Any, prefix: str) -> Model:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(
+            error.errors(), key=lambda found: found["type"] != "extra_forbidden"
+        )  # a typo explains more
         place = prefix + ".".join(str(part) for part in first["loc"])
         fix = "see docs/data.md for the fields of a card"
         if first["type"] == "extra_forbidden":

@@ -91,4 +91,5 @@ def opening(row: Row) -> str:
 
 def is_test(opening: str, part: float, salt: str) -> bool:
     """Whether rows of this opening are held out: a pure function, so no view of a source trains on them."""
-    return int(hashlib.sha256(f"{salt}\x00{opening}".encode()).hexdigest(), 16) % 10_000 < part * 10_000
+    value = int(hashlib.sha256(f"{salt}\x00{opening}".encode()).hexdigest(), 16) % 10_000
+    return value / 10_000 < part

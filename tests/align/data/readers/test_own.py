@@ -1,0 +1,102 @@
+"""The project's own forms of rows, with and without a card's names for the fields."""
+# ruff: noqa: E501 - a table
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.data.readers import READERS, Context
+from align.data.readers.own import OwnOptions
+from align.data.sources import local
+from align.data.types import Conversation, Message, Prompt, Ranking
+
+USER, ASSISTANT = Message("user", "q"), Message("assistant", "a")
+
+
+def read(
+    tmp_path: Path, *rows: dict[str, Any], fields: dict[str, str] | None = None, form: Any = None
+) -> list[Any]:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    context = Context("rows", "conversations", OwnOptions(form=form), fields or {})
+    return list(READERS.get("own").read([local(path)], context))
+
+
+def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+@pytest.mark.parametrize(
+    ("row", "made"),
+    [
+        (
+            {"messages": [turn("system", "s"), turn("user", "q"), turn("assistant", "a", weight=0.5)]},
+            Conversation("rows/1", (Message("system", "s"), USER, Message("assistant", "a", 0.5)), "rows"),
+        ),
+        ({"prompt": "q", "completion": "a"}, Conversation("rows/1", (USER, ASSISTANT), "rows")),
+        ({"text": "once"}, Conversation("rows/1", (Message("assistant", "once"),), "rows")),
+        (
+            {"id": 7, "prompt": "q", "chosen": "a", "rejected": "b"},
+            Ranking("rows/7", (USER,), ("a", "b"), (0, 1), (), "rows"),
+        ),
+        (
+            {"chosen": [turn("user", "q"), turn("assistant", "a")], "rejected": [turn("user", "q"), turn("assistant", "b")]},
+            Ranking("rows/1", (USER,), ("a", "b"), (0, 1), (), "rows"),
+        ),
+        (
+            {"prompt": [turn("user", "q")], "chosen": [turn("assistant", "a")], "rejected": [turn("assistant", "b")]},
+            Ranking("rows/1", (USER,), ("a", "b"), (0, 1), (), "rows"),
+        ),
+        (
+            {"prompt": "q", "answers": ["a", "b", "c"], "tiers": [1, 0, 1]},
+            Ranking("rows/1", (USER,), ("a", "b", "c"), (1, 0, 1), (), "rows"),
+        ),
+        (
+            {"prompt": "q", "answers": ["a", "b", "c"], "ranks": [3, 1, 1]},  # 1, 1, 3 as in sports
+            Ranking("rows/1", (USER,), ("a", "b", "c"), (1, 0, 0), (), "rows"),
+        ),
+        (
+            {"prompt": "q", "answers": ["a", "b", "c"], "ratings": [2.5, 9, 2.5]},  # higher is better
+            Ranking("rows/1", (USER,), ("a", "b", "c"), (1, 0, 1), (2.5, 9.0, 2.5), "rows"),
+        ),
+        (
+            {"id": "x", "prompt": [turn("user", "q"), turn("assistant", "a"), turn("user", "q")], "source": "web"},
+            Prompt("rows/x", (USER, ASSISTANT, USER), "rows"),
+        ),
+    ],
+)  # fmt: skip
+def test_forms(row: dict[str, Any], made: Any, tmp_path: Path) -> None:
+    assert read(tmp_path, row) == [made]
+
+
+def test_a_card_may_give_the_fields_other_names(tmp_path: Path) -> None:
+    fields = {"prompt": "question", "answers": "replies", "ratings": "stars"}
+    row = {"question": "q", "replies": ["a", "b"], "stars": [1, 5], "prompt": "something else"}
+    assert read(tmp_path, row, fields=fields) == [
+        Ranking("rows/1", (USER,), ("a", "b"), (1, 0), (1.0, 5.0), "rows")
+    ]
+    with pytest.raises(Exception, match=r"rows\.jsonl:1: field 'replies\[1\]' is a number, not text"):
+        read(tmp_path, row | {"replies": ["a", 2]}, fields=fields)
+
+
+def test_a_card_may_name_the_form(tmp_path: Path) -> None:
+    row = {
+        "messages": [turn("user", "q"), turn("assistant", "a")],
+        "prompt": "q",
+        "chosen": "a",
+        "rejected": "b",
+    }
+    assert read(tmp_path, row, form="messages") == [Conversation("rows/1", (USER, ASSISTANT), "rows")]
+    assert read(tmp_path, row, form="pairs") == [Ranking("rows/1", (USER,), ("a", "b"), (0, 1), (), "rows")]
+
+
+def test_two_files_of_one_source_number_their_rows_apart(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "t"}\n')
+    files = [local(tmp_path / f"{name}.jsonl") for name in "ab"]
+    rows = READERS.get("own").read(files, Context("rows", "conversations", OwnOptions()))
+    assert [row.id for row in rows] == ["rows/1", "rows/2.1"]

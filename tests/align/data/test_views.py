@@ -1,0 +1,80 @@
+"""Views of rows, copies, and which rows are held out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from align.data.types import Conversation, Message, Prompt, Ranking
+from align.data.views import is_test, once, opening, view
+from align.errors import DataError
+
+Q, A, Q2, B = (
+    Message(role, text)  # type: ignore[arg-type]
+    for role, text in (("user", "q"), ("assistant", "a"), ("user", "q2"), ("assistant", "b"))
+)
+TALK = Conversation("talk", (Q, A, Q2, B), "s")
+RANKED = Ranking("ranked", (Q,), ("a", "b"), (0, 1), (), "s")
+TEXT = Conversation("text", (A,), "s")
+
+
+def test_conversations_and_rankings_serve_as_prompts_each_once() -> None:
+    left_out: Counter[str] = Counter()
+    rows = view([TALK, RANKED, Ranking("again", (Q,), ("c", "d"), (0, 1)), TEXT], "prompts", "s", left_out)
+    assert rows == [Prompt("talk", (Q, A, Q2), "s"), Prompt("ranked", (Q,), "s")]
+    assert left_out == {"further rows of a prompt": 1, "plain texts without a prompt": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "expect", "what"),
+    [
+        (TALK, "rankings", "data s: holds conversations, not rankings; name data of kind rankings"),
+        (
+            RANKED,
+            "conversations",
+            "data s: holds rankings, not conversations; name data of kind conversations",
+        ),
+        (Prompt("p", (Q,)), "rankings", "data s: holds prompts, not rankings; name data of kind rankings"),
+    ],
+)
+def test_nothing_else_is_turned_into_another_kind(row: Any, expect: Any, what: str) -> None:
+    with pytest.raises(DataError) as error:
+        view([row], expect, "s", Counter())
+    assert str(error.value) == what
+
+
+def test_copies_are_found_whatever_their_id() -> None:
+    other = Ranking("third", (Q,), ("a", "b"), (1, 0), (), "s")
+    kept, copies = once([RANKED, Ranking("copy", (Q,), ("a", "b"), (0, 1), (), "s"), other])
+    assert (kept, copies) == ([RANKED, other], ["copy"])
+    with pytest.raises(DataError, match="row ranked: has the id of an earlier row"):
+        once([RANKED, Ranking("ranked", (Q2,), ("a", "b"), (0, 1))])
+
+
+def test_a_conversation_and_what_grows_out_of_it_open_alike() -> None:
+    system = Message("system", "s")
+    grown = Ranking("r", (system, Message("user", " Q\n"), A, Q2), ("x", "y"), (0, 1))
+    assert opening(TALK) == opening(RANKED) == opening(grown) == "q"
+    assert opening(TEXT) == "a"
+
+
+def test_held_out_by_hash() -> None:
+    value = int(hashlib.sha256(b"salt\x00how are you?").hexdigest(), 16) % 10_000
+    assert not is_test("how are you?", value / 10_000, "salt"), "below, not at"
+    assert is_test("how are you?", (value + 1) / 10_000, "salt")
+
+
+@given(st.text(), st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_part_holds_what_a_smaller_one_holds(text: str, one: float, two: float) -> None:
+    small, large = sorted((one, two))
+    assert is_test(text, large, "") or not is_test(text, small, "")
+
+
+def test_the_part_is_the_part() -> None:
+    held_out = sum(is_test(f"prompt {i}", 0.2, "x") for i in range(5000))
+    assert 900 < held_out < 1100  # 1000, standard deviation 28
