@@ -102,15 +102,16 @@ def train(
     optimizer = optim.adamw(task.groups, options.weight_decay)
     seed_all(seed)
     start = _resume(task, parameters, optimizer, work, progress)
-    saved = start
+    saved, unsaid = start, 0
     for step in range(start, task.total):
         optim.set_lr(optimizer, optim.factor(options.schedule, step, task.total, options.warmup))
         metrics, tokens = _step(task, step, optimizer, options.max_grad_norm, work.folder)
         metrics["lr"] = optimizer.param_groups[0]["lr"]
-        row = task.after(step, metrics)
+        row, unsaid = task.after(step, metrics), unsaid + tokens
         if row is not None:
             work.metrics.append({"step": step + 1, **row})
-            progress.step(step + 1, task.total, task.headline(row), tokens)
+            progress.step(step + 1, task.total, task.headline(row), unsaid)
+            unsaid = 0
         done = step + 1
         stopping = stop()
         if task.edge(done) and done < task.total and (stopping or done - saved >= every):

@@ -1,0 +1,138 @@
+"""Each stage on a tiny model through the command line, with the options that change what it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from align.artifacts.store import Artifact, Store
+from align.config.stages import RewardOptions
+from align.data.types import Response, TokenRow
+from align.run import main
+from align.stages.reward import ranking_loss
+
+SFT = {
+    "kind": "sft",
+    "data": {"card": "everyday_answers", "limit": 16},
+    "max_prompt": 32,
+    "max_answer": 24,
+    "lr": 1e-3,
+}
+REWARD = {
+    "kind": "reward", "data": {"card": "everyday_rankings", "limit": 8}, "max_prompt": 32, "max_answer": 24,
+    "batch_size": 4,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def run(tmp_path: Path, stages: dict[str, Any], *overrides: str) -> dict[str, Artifact]:
+    """Run a recipe of one's own and return its artifacts by stage."""
+    folder = tmp_path / "mine" / "recipe"
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = {"defaults": [{"override /model": "tiny"}], "stages": stages}
+    (folder / "mine.yaml").write_text("# @package _global_\n" + json.dumps(recipe))
+    arguments = [
+        "--config-dir",
+        str(tmp_path / "mine"),
+        "recipe=mine",
+        f"runs={tmp_path / 'runs'}",
+        *overrides,
+    ]
+    assert main(arguments) == 0
+    return {a.stage: a for a in Store(tmp_path / "runs" / "artifacts").all()}
+
+
+def summary(artifact: Artifact) -> dict[str, Any]:
+    return json.loads((artifact.path / "summary.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora", "dora"])
+def test_sft_learns_to_imitate(tmp_path: Path, adapter: str) -> None:
+    made = run(tmp_path, {"sft": {**SFT, "epochs": 4, "lr": 5e-3}}, f"adapter={adapter}")
+    got = summary(made["sft"])
+    assert got["after"]["nll"] < got["before"]["nll"] - 0.05
+    assert (made["sft"].path / "adapter_config.json").exists() == (adapter != "none")
+    rows = [json.loads(line) for line in (made["sft"].path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert rows[0]["loss"] == pytest.approx(got["before"]["nll"], rel=0.15)
+
+
+def test_micro_batches_change_nothing(tmp_path: Path) -> None:
+    weights = []
+    for budget in (64, 4096):
+        made = run(tmp_path / str(budget), {"sft": {**SFT, "micro_tokens": budget}}, "adapter=none")
+        weights.append(load_file(made["sft"].path / "model.safetensors"))
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"loss": "plackett_luce"}, {"centring": 0.1}, {"layers": 1}, {"head_init": "fit"}]
+)
+def test_reward_variants_run_and_open(tmp_path: Path, options: dict[str, Any]) -> None:
+    made = run(tmp_path, {"sft": SFT, "reward": {**REWARD, "model": "sft", **options}})
+    quality = summary(made["reward"])["quality"]
+    assert 0 <= quality["accuracy"]["low"] <= quality["accuracy"]["mean"] <= quality["accuracy"]["high"] <= 1
+    assert set(quality["baselines"]) == {"length", "bag_of_words"}
+    config = json.loads((made["reward"].path / "config.json").read_text())
+    assert config["num_hidden_layers"] == options.get("layers", 2)
+
+
+def test_dpo_starts_at_its_reference_and_moves_away(tmp_path: Path) -> None:
+    data = {"card": "everyday_rankings", "limit": 16}
+    dpo = {"kind": "dpo", "model": "sft", "data": data, "lr": 1e-2, "epochs": 4,
+           "max_prompt": 32, "max_answer": 24}  # fmt: skip
+    made = run(tmp_path, {"sft": SFT, "dpo": dpo})
+    rows = [json.loads(line) for line in (made["dpo"].path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert rows[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
+    assert rows[-1]["loss"] < 0.6
+    assert rows[-1]["rewards/accuracies"] > 0.8
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_ppo_full_and_lora_leave_the_reward_model_alone(tmp_path: Path, adapter: str) -> None:
+    ppo = {
+        "kind": "ppo", "policy": "sft", "reward": "reward", "prompts": "everyday_prompts", "iterations": 2,
+        "prompts_per_iteration": 4, "samples_per_prompt": 2, "epochs": 1, "minibatches": 2, "max_prompt": 32,
+        "sampling": {"max_new_tokens": 8}, "lr": 1e-3, "critic_init": "fit", "critic_warmup": 1,
+    }  # fmt: skip
+    made = run(tmp_path, {"sft": SFT, "reward": {**REWARD, "model": "sft"}, "ppo": ppo}, f"adapter={adapter}")
+    name = "model.safetensors" if adapter == "none" else "adapter_model.safetensors"
+    before, after = load_file(made["sft"].path / name), load_file(made["ppo"].path / name)
+    assert set(before) == set(after), "the policy's artifact holds a policy, no critic and no reference"
+    moved = max(float((before[n] - after[n]).abs().max()) for n in before)
+    assert moved > 1e-4
+    rows = [json.loads(line) for line in (made["ppo"].path / "metrics.jsonl").read_text().splitlines()]
+    assert "loss/policy" not in rows[0], "the critic warms up alone"
+    assert "loss/policy" in rows[1]
+    assert rows[1]["objective/kl"] == pytest.approx(0.0, abs=1e-3), (
+        "so the policy has not moved before round 2"
+    )
+
+
+def test_margin_of_a_row_does_not_depend_on_its_micro_batch() -> None:
+    def row(name: str, ratings: tuple[float, ...]) -> TokenRow:
+        return TokenRow(name, (1,), (Response((2,), (1.0,)),) * 2, tiers=(0, 1), ratings=ratings)
+
+    options = RewardOptions(kind="reward", data="x", margin=2.0)
+    scores = torch.tensor([1.0, 0.0, 0.5, 0.25])
+    rows = [row("a", (1.0, 0.0)), row("b", ())]
+    together = ranking_loss(scores, rows, options).total
+    alone = (
+        ranking_loss(scores[:2], rows[:1], options).total + ranking_loss(scores[2:], rows[1:], options).total
+    )
+    torch.testing.assert_close(together, alone)
+    by_hand = torch.nn.functional.softplus(torch.tensor(-(1.0 - 2.0))) + torch.nn.functional.softplus(
+        torch.tensor(-0.25)
+    )
+    torch.testing.assert_close(together, by_hand)
