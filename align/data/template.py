@@ -277,7 +277,10 @@ def _source(tokenizer: Any, name: str | None) -> str:
     from trl.chat_template_utils import get_training_chat_template
 
     try:
-        patched = get_training_chat_template(tokenizer)
+        with _at_most(PROBE_SECONDS):
+            patched = get_training_chat_template(tokenizer)
+    except TimeoutError as error:
+        raise ConfigError("chat template", f"fails: {error}", CHATML) from None
     except Exception:  # no patch for this family, or a template that fails: `check` decides about its own
         patched = None
     template = patched or tokenizer.chat_template
