@@ -49,10 +49,10 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> None:
         self.tokenizer: Any = tokenizer
-        self.tokenizer.chat_template = _source(tokenizer, name)
         self.escaped = 0
         self._special = _special_texts(self.tokenizer)
         self._mark = f"\ue000{secrets.token_hex(4)}"
+        self.tokenizer.chat_template = self._source(name)
         self._joins = self._ids("\na")[len(self._ids("\n")) :] != self._ids("a")
         with _at_most(PROBE_SECONDS):
             self._prompt = self._render(PROBE[:1], True)
@@ -60,6 +60,24 @@ class ChatTemplate:
             self.opening = self._count_opening()
             self.pad_id = self._find_pad()
             self.check()
+
+    def _source(self, name: str | None) -> str:
+        """The text of the template: a named one, the tokenizer's own made fit for training, or `plain`."""
+        if name is not None:
+            path = FOLDER / f"{name}.jinja"
+            if path.parent != FOLDER or not path.is_file():
+                known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.jinja")))
+                raise ConfigError(
+                    "model.template", f"no template is called {name!r}", f"choose one of {known}"
+                )
+            return path.read_text(encoding="utf-8")
+        own = self.tokenizer.chat_template
+        if not own:
+            return (FOLDER / "plain.jinja").read_text(encoding="utf-8")
+        with _at_most(PROBE_SECONDS):
+            self._render(PROBE[:1], True)
+        template = _training_template(self.tokenizer) or own
+        return str(template["default"] if isinstance(template, dict) else template)
 
     # --- tokens -----------------------------------------------------------------------------------
 
@@ -245,7 +263,7 @@ def _unstable() -> ConfigError:
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Stop a template that never ends; without effect where signals do not work (threads, Windows)."""
+    """Stop a template that never ends, by time of the CPU; no effect without signals (threads, Windows)."""
     usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
     if not usable:
         yield
@@ -254,34 +272,25 @@ def _at_most(seconds: float) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TimeoutError(f"it takes more than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(
+        signal.ITIMER_VIRTUAL, seconds, seconds
+    )  # again, where a library took the first for its own
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
-def _source(tokenizer: Any, name: str | None) -> str:
-    """The text of the template: a named one, the tokenizer's own made fit for training, or `plain`."""
-    if name is not None:
-        path = FOLDER / f"{name}.jinja"
-        if path.parent != FOLDER or not path.is_file():
-            known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.jinja")))
-            raise ConfigError("model.template", f"no template is called {name!r}", f"choose one of {known}")
-        return path.read_text(encoding="utf-8")
-    if not tokenizer.chat_template:
-        return (FOLDER / "plain.jinja").read_text(encoding="utf-8")
+def _training_template(tokenizer: Any) -> str | None:
+    """TRL's training version of the tokenizer's template, None where it has none or needs none."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from trl.chat_template_utils import get_training_chat_template
 
     try:
         with _at_most(PROBE_SECONDS):
-            patched = get_training_chat_template(tokenizer)
-    except TimeoutError as error:
-        raise ConfigError("chat template", f"fails: {error}", CHATML) from None
-    except Exception:  # no patch for this family, or a template that fails: `check` decides about its own
-        patched = None
-    template = patched or tokenizer.chat_template
-    return str(template["default"] if isinstance(template, dict) else template)
+            patched: str | None = get_training_chat_template(tokenizer)
+    except Exception:  # a family it does not know, or a template that fails: `check` decides about its own
+        return None
+    return patched

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from align.data.template import ChatTemplate
@@ -43,8 +46,7 @@ def test_pieces_equal_the_whole_tokenised_by_transformers(
     ids, _ = template.encode_conversation(TURNS)
     text = tokenizer.apply_chat_template(plain(TURNS), tokenize=False)
     assert template.decode(ids) == text
-    if name == "chatml":
-        assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
     prompt = template.encode_prompt(TURNS[:2])
     assert ids[: len(prompt)] == prompt
     answer = template.encode_answer("I am well.")
@@ -140,3 +142,126 @@ def test_templates_that_cannot_be_trained_are_refused(tokenizer: PreTrainedToken
     )
     with pytest.raises(ConfigError, match="BOS stands twice"):
         ChatTemplate(tokenizer)
+
+
+# --- other families ---------------------------------------------------------------------------------
+
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}<|start|>{{ m.role }}<|end|>\n\n{{ m.content | trim }}<|eot|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|end|>\n\n{% endif %}"
+)
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_template_may_trim_and_may_write_before_the_answer(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = THINKING
+    template = ChatTemplate(tokenizer)
+    assert template.decode(template.encode_answer("Yes")) == "<think>\n\n</think>\n\nYes<|im_end|>"
+    tokenizer.chat_template = LLAMA3.replace("<|eot|>", "<|im_end|>").replace("{{ bos_token }}", "")
+    template = ChatTemplate(tokenizer)
+    assert template.decode(template.encode_answer("  Yes \n")) == "Yes<|im_end|>"
+    turns = (
+        Message("user", " q "),
+        Message("assistant", " a "),
+        Message("user", "r"),
+        Message("assistant", "b "),
+    )
+    ids, weights = template.encode_conversation(turns)
+    text = tokenizer.apply_chat_template(plain(turns), tokenize=False)
+    assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert template.decode([i for i, w in zip(ids, weights, strict=True) if w]) == "a<|im_end|>b<|im_end|>"
+
+
+def test_eos_is_what_the_template_ends_an_answer_with(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot|>"]})
+    tokenizer.chat_template = LLAMA3
+    template = ChatTemplate(tokenizer)
+    assert template.eos_id == tokenizer.convert_tokens_to_ids("<|eot|>") != tokenizer.eos_token_id
+    assert template.encode_answer("a")[-1] == template.eos_id
+    assert template.pad_id not in (template.eos_id, tokenizer.eos_token_id)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}" + (
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    template = ChatTemplate(tokenizer)
+    assert template.eos_id == tokenizer.eos_token_id, "the tokenizer's, where the template has none"
+    assert template.decode(template.encode_answer("a")) == "a<|im_end|>", "in place of the line end"
+
+
+def sentencepiece_like() -> PreTrainedTokenizerFast:
+    """As Llama 2's: a space is put before every text, and a space is part of the word behind it."""
+    words = ["<unk>", "<s>", "</s>", "▁", "\n", *(f"▁{w}" for w in ("How", "are", "you", "I", "am", "well"))]
+    words += sorted({c for c in "Howareyou?Iamwell."})
+    merges = []
+    for word in words:
+        for i in range(1, len(word)):
+            if word.startswith("▁") and len(word) > 1:
+                left, right = word[:i], word[i]
+                merges.append((left, right))
+                words += [left] if left not in words else []
+    backend = Tokenizer(
+        models.BPE({w: i for i, w in enumerate(dict.fromkeys(words))}, merges, unk_token="<unk>")
+    )
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
+    )
+
+
+def test_a_tokenizer_that_puts_a_space_before_every_text_puts_it_only_at_the_start() -> None:
+    tokenizer = sentencepiece_like()
+    template = ChatTemplate(tokenizer)
+    turns = (Message("user", "How are you?"), Message("assistant", "I am well."))
+    ids, _ = template.encode_conversation(turns)
+    text = tokenizer.apply_chat_template(plain(turns), tokenize=False)
+    assert text == "<s>How are you? I am well.</s>"
+    assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = tokenizer.convert_ids_to_tokens(template.encode_answer("I am well."))
+    assert tokens == ["▁I", "▁am", "▁well", ".", "</s>"]
+    escaped, _ = template.encode_conversation((Message("user", "How </s> are"), Message("assistant", "I")))
+    assert escaped.count(template.eos_id) == 1
+
+
+def test_templates_that_never_end_or_flood_are_stopped(tokenizer: PreTrainedTokenizerFast) -> None:
+    loop = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
+    for text, what in (
+        (loop, "fails: it takes more than 2 s"),
+        ("{{ 'x' * 200000 }}", "writes 200,000 characters"),
+    ):
+        tokenizer.chat_template = text
+        start = time.monotonic()
+        with pytest.raises(ConfigError, match=what):
+            ChatTemplate(tokenizer)
+        assert time.monotonic() - start < 3 + 10 * ("trl" not in sys.modules)
+
+
+def test_the_first_answer_that_does_not_follow_its_prompt_is_refused_in_the_data(
+    chatml: ChatTemplate,
+) -> None:
+    chatml.tokenizer.chat_template = chatml.tokenizer.chat_template.replace(
+        "{%- for", "{{- 'long' if messages | length > 3 else '' -}}{%- for", 1
+    )
+    with pytest.raises(ConfigError, match="not prefix-stable"):
+        chatml.encode_conversation(TURNS)
+
+
+def test_opening_counts_the_tokens_that_open_an_answer(chatml: ChatTemplate) -> None:
+    ids = chatml.encode_prompt((Message("user", "x"),))
+    assert chatml.decode(ids[-chatml.opening :]) == "\n<|im_start|>assistant\n"
+    assert ChatTemplate(build_tokenizer(300), "plain").opening == 0
+
+
+def test_weights_by_hand() -> None:
+    ids, weights = ChatTemplate(build_tokenizer(259), "plain").encode_conversation(  # one token per byte
+        (
+            Message("user", "ab"),
+            Message("assistant", "c", 0.0),
+            Message("user", "d"),
+            Message("assistant", "ef"),
+        )
+    )
+    assert weights == [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1]  # bos a b | _ c eos | _ d | _ e f eos
+    assert len(ids) == 12
