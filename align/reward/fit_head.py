@@ -38,6 +38,8 @@ def fit_head(reward: RewardModel, rows: Sequence[TokenRow], budget: int) -> floa
     Returns:
         The ridge that was chosen.
     """
+    # A row that is repeated to weigh more would stand on both sides of a fold.
+    rows = list({(row.prompt, row.responses): row for row in rows}.values())
     feats = features(reward, rows, budget)
     spread = torch.cat(feats).std(0).clamp_min(1e-6)
     pairs = [_differences(f / spread, row.tiers) for f, row in zip(feats, rows, strict=True)]
