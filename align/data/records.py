@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from align.errors import DataError
 
 MAX_COLUMNS = 1000
 MAX_FOOTER = 16 * 2**20  # bytes, of a Parquet file
-PARQUET_ROWS = 64  # at a time: bounds what a column of one huge repeated value unfolds to
+PARQUET_ROWS = 64  # at a time
+SPACE = re.compile(r"[ \t\n\r]*")
 MEND = "mend the line, or on_bad_row: skip"
 
 
@@ -119,12 +121,17 @@ def _no_doubles(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _json(blob: Blob) -> Iterator[Record]:
     """A JSON array, or JSON lines under the suffix .json."""
-    first = next((line.content.strip() for line in blob.lines() if line.content.strip()), b"")
-    if not first.startswith(b"["):
+    with blob.open() as file:
+        head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not head.startswith(b"["):
         yield from _json_lines(blob)
         return
     try:
-        rows = json.loads(blob.whole().decode("utf-8-sig"), object_pairs_hook=_no_doubles)
+        text = blob.whole().decode("utf-8-sig")
+        for number, row in enumerate(_elements(text), start=1):
+            where = f"{blob.name}: row {number}"
+            wrong = None if isinstance(row, dict) else DataError(where, f"is {said(row)}", "give an object")
+            yield Record(where, str(number), wrong or row)
     except UnicodeDecodeError as error:
         raise DataError(
             blob.name, f"byte {error.start} of the file is not UTF-8", "save the file as UTF-8"
@@ -135,13 +142,30 @@ def _json(blob: Blob) -> Iterator[Record]:
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(blob.name, _why(error), "mend the JSON") from None
-    for number, row in enumerate(rows, start=1):
-        where = f"{blob.name}: row {number}"
-        yield Record(
-            where,
-            str(number),
-            row if isinstance(row, dict) else DataError(where, f"is {said(row)}", "give an object"),
-        )
+
+
+def _elements(text: str) -> Iterator[Any]:
+    """The values of a JSON array, one at a time, so that only one is in memory."""
+    decode = json.JSONDecoder(object_pairs_hook=_no_doubles).raw_decode
+    place = _after_space(text, text.index("[") + 1)
+    if text[place : place + 1] == "]":
+        return
+    while True:
+        value, place = decode(text, place)
+        yield value
+        place = _after_space(text, place)
+        if text[place : place + 1] == "]":
+            break
+        if text[place : place + 1] != ",":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
+        place = _after_space(text, place + 1)
+    if text[place + 1 :].strip():
+        raise json.JSONDecodeError("Extra data", text, place + 1)
+
+
+def _after_space(text: str, place: int) -> int:
+    found = SPACE.match(text, place)
+    return found.end() if found else place
 
 
 def _csv(blob: Blob) -> Iterator[Record]:
@@ -186,12 +210,21 @@ def _parquet(blob: Blob) -> Iterator[Record]:
     """Null counts as missing, since a table has a cell for every field."""
     with blob.open() as file:
         table = _table(blob.name, file)
-        number = 0
-        for group in range(table.num_row_groups):
-            for row in _group(blob.name, table, group):
-                number += 1
-                filled = {k: v for k, v in row.items() if v is not None}
-                yield Record(f"{blob.name}: row {number}", str(number), filled)
+        for number, row in enumerate(_rows(blob, table), start=1):
+            filled = {k: v for k, v in row.items() if v is not None}
+            yield Record(f"{blob.name}: row {number}", str(number), filled)
+
+
+def _rows(blob: Blob, table: Any) -> Iterator[dict[str, Any]]:
+    """Rows of all row groups, within the limit of what they unfold to."""
+    unfolded = 0
+    for group in range(table.num_row_groups):
+        for batch in _batches(blob.name, table, group):
+            unfolded += sum(_unfolded(column) for column in batch.columns)
+            if unfolded > blob.most:
+                what = f"unfolds to more than {blob.most >> 20:,} MB"
+                raise DataError(f"{blob.name}: row group {group}", what, "cut it into several files")
+            yield from batch.to_pylist()
 
 
 def _table(name: str, file: IO[bytes]) -> Any:
@@ -207,7 +240,9 @@ def _table(name: str, file: IO[bytes]) -> Any:
         if footer > MAX_FOOTER:
             raise ValueError(f"its footer claims {footer >> 20} MB")
         file.seek(0)
-        table = pq.ParquetFile(file)
+        flat = [field.name for field in pq.read_schema(file) if pa.types.is_string(field.type)]
+        file.seek(0)
+        table = pq.ParquetFile(file, read_dictionary=flat)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             name, f"no readable Parquet file: {str(error).splitlines()[0]}", "get another copy"
@@ -217,16 +252,28 @@ def _table(name: str, file: IO[bytes]) -> Any:
     return table
 
 
-def _group(name: str, table: Any, group: int) -> Iterator[dict[str, Any]]:
+def _batches(name: str, table: Any, group: int) -> Iterator[Any]:
+    """A few rows at a time, texts still as references into their dictionary."""
     import pyarrow as pa
 
     try:
-        for batch in table.iter_batches(batch_size=PARQUET_ROWS, row_groups=[group]):
-            yield from batch.to_pylist()
+        yield from table.iter_batches(batch_size=PARQUET_ROWS, row_groups=[group])
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{name}: row group {group}", f"cannot be read: {str(error).splitlines()[0]}", "get another copy"
         ) from None
+
+
+def _unfolded(column: Any) -> int:
+    """Bytes of a column once each row has a copy of its value."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    if not pa.types.is_string(column.type.value_type):
+        return int(column.cast(column.type.value_type).nbytes)
+    return int(pc.sum(pc.take(pc.binary_length(column.dictionary), column.indices)).as_py() or 0)
 
 
 def said(value: Any) -> str:

@@ -24,6 +24,8 @@ MAX_LINE = 16 * 2**20  # bytes
 MAX_WHOLE = 64 * 2**20  # bytes, of a file that is read in one piece
 MAX_STREAM = 4 * 2**30  # bytes, decompressed, of a file that is read line by line
 MAX_RATIO = 100  # of a compressed file; text reaches 5 to 30
+COMPRESSED = (".gz", ".zst", ".parquet")
+MAX_EMPTY = 100_000  # empty lines in a row
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Blob:
         Raises:
             DataError: A line or the whole file is larger than the limits; found before it is in memory.
         """
-        offset, number = 0, 0
+        offset, number, empty = 0, 0, 0
         with self.open() as file:
             while content := file.readline(MAX_LINE + 1):
                 number += 1
@@ -90,6 +92,11 @@ class Blob:
                 if offset + len(content) > self.most:
                     what = f"unfolds to more than {self.most >> 20:,} MB"
                     raise DataError(self.name, what, "cut it into several files")
+                empty = 0 if content.strip() else empty + 1
+                if empty > MAX_EMPTY:
+                    raise DataError(
+                        f"{self.name}:{number}", f"{MAX_EMPTY:,} empty lines in a row", "remove them"
+                    )
                 text = content.removeprefix(b"\xef\xbb\xbf") if number == 1 else content
                 yield Line(number, offset + len(content) - len(text), text.rstrip(b"\r\n"))
                 offset += len(content)
@@ -149,7 +156,7 @@ def local(path: Path) -> Blob:
         DataError: Missing or not a regular file.
     """
     size = check_file(path)
-    most = MAX_LINE + MAX_RATIO * size if path.suffix in (".gz", ".zst") else MAX_STREAM
+    most = MAX_LINE + MAX_RATIO * size if path.suffix in COMPRESSED else MAX_STREAM
     return Blob(str(path), lambda: _opened(path), min(most, MAX_STREAM))
 
 

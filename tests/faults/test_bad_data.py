@@ -43,13 +43,14 @@ class Bad:
     file: str = "bad.jsonl"
 
 
-def table(rows: list[dict[str, Any]]) -> bytes:
+def table(rows: list[dict[str, Any]], compression: str = "none") -> bytes:
     out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), out, compression="none")
+    pq.write_table(pa.Table.from_pylist(rows), out, compression=compression)
     return out.getvalue()
 
 
 TABLE = table([{"text": f"row {i} " + "x" * 50} for i in range(200)])
+REPEATED = table([{"text": "x" * 2**20}] * 100, "zstd")
 ROW = '{"prompt": "p", "completion": "c"}\n'
 MEND = "mend the line, or on_bad_row: skip"
 FORMS = (
@@ -122,12 +123,18 @@ FILES = [
     Bad("an unknown key of a turn", '{"messages": [{"role": "user", "content": "q", "wieght": 0}]}\n', "@:1: field 'messages[0]' has an unknown key 'wieght'; a turn has role, content and weight"),
     Bad("a weight below 0", '{"messages": [{"role": "assistant", "content": "a", "weight": -1}]}\n', "@:1: field 'messages[0].weight' is -1; give 0 or more"),
     # other files
+    Bad("200,000 empty lines", "\n" * 200_000, "@:100001: 100,000 empty lines in a row; remove them"),
     Bad("an unknown suffix", "a", "@: of no known kind; give a .jsonl, .json, .csv or .parquet file (.gz and .zst too)", "bad.txt"),
     Bad("a broken JSON array", '[{"text": "a"},\n {"text" "b"}]', "@:2: column 10: Expecting ':' delimiter; mend the JSON", "bad.json"),
+    Bad("a JSON array that is cut off", '[{"text": "a"},\n {"text": "b"}', "@:2: column 15: Expecting ',' delimiter; mend the JSON", "bad.json"),
+    Bad("a comma too many", '[{"text": "a"},]', "@:1: column 16: Expecting value; mend the JSON", "bad.json"),
+    Bad("two JSON arrays", '[{"text": "a"}]\n[]', "@:1: column 16: Extra data; mend the JSON", "bad.json"),
+    Bad("a JSON array of texts", '["a"]', "@: row 1: is text; give an object", "bad.json"),
     Bad("a CSV row too long", "prompt,completion\np,c\np,c,d\n", "@: row 2: has another number of fields than the head; mend the row", "bad.csv"),
     Bad("an open quote in CSV", 'prompt,completion\np,"c\n', "@: row 1: broken CSV: unexpected end of data; mend the quotes", "bad.csv"),
     Bad("CSV that is not UTF-8", b"prompt,completion\np,caf\xe9\n", "@:2: byte 23 of the file is not UTF-8; save the file as UTF-8", "bad.csv"),
     Bad("10,000 columns", ",".join(f"c{i}" for i in range(10_000)) + "\n", "@: has more than 1000 columns; give a table of texts", "bad.csv"),
+    Bad("a value of 1 MB in 100 rows of Parquet", REPEATED, "@: row group 0: unfolds to more than 16 MB; cut it into several files", "bad.parquet"),
     Bad("no Parquet file", b"PAR1 is not enough", "@: no readable Parquet file: ", "bad.parquet"),
     Bad("a cut Parquet file", TABLE[:-100], "@: no readable Parquet file: ", "bad.parquet"),
     Bad("a Parquet footer that claims 2 GB", TABLE[:-8] + b"\xff\xff\xff\x7fPAR1", "@: no readable Parquet file: its footer claims 2047 MB; get another copy", "bad.parquet"),
