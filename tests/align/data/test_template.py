@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -226,16 +225,16 @@ def test_a_tokenizer_that_puts_a_space_before_every_text_puts_it_only_at_the_sta
 
 
 def test_templates_that_never_end_or_flood_are_stopped(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = THINKING
+    ChatTemplate(tokenizer)  # imports what it needs
     loop = "{% for i in range(99999) %}" * 3 + "{% endfor %}" * 3
-    for text, what in (
-        (loop, "fails: it takes more than 2 s"),
-        ("{{ 'x' * 200000 }}", "writes 200,000 characters"),
-    ):
+    flood = "{{ 'x' * 200000 }}"
+    for text, what in ((loop, "fails: it takes more than 2 s"), (flood, "writes 200,000 characters")):
         tokenizer.chat_template = text
-        start = time.monotonic()
+        start = time.process_time()  # of the CPU: a busy machine is no failure
         with pytest.raises(ConfigError, match=what):
             ChatTemplate(tokenizer)
-        assert time.monotonic() - start < 3 + 10 * ("trl" not in sys.modules)
+        assert time.process_time() - start < 3
 
 
 def test_the_first_answer_that_does_not_follow_its_prompt_is_refused_in_the_data(
