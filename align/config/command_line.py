@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from align.config.refuse import Finding, refuse_key, refuse_value
+from align.config.stages import KINDS, Data
 from align.errors import ConfigError
 from align.registry import nearest
 
@@ -29,6 +30,12 @@ REFUSED_OF_HYDRA = {
         "set the variable where it is read",
     ),
     "hydra.searchpath": ("files would be read that are not checked", "give --config-dir DIR"),
+}
+DATA_KEYS = {
+    name
+    for options in KINDS.values()
+    for name, info in options.model_fields.items()
+    if info.annotation in (Data, Data | None)
 }
 VERBS = ("keys", "explain", "recipes", "export")
 
@@ -190,4 +197,10 @@ def _forced(text: str, groups: Sequence[str]) -> str:
     is_group = override.package is not None or "/" in key or key in groups
     if is_group or override.is_delete() or override.is_hydra_override():
         return text
-    return "++" + text.lstrip("+")
+    text = "++" + text.lstrip("+")
+    name = key.rsplit(".", 1)[-1]
+    if name in DATA_KEYS and isinstance(override.value(), dict):
+        # Hydra cannot put a mapping where a list stands; one source is a list of one.
+        head, _, value = text.partition("=")
+        return f"{head}=[{value}]"
+    return text

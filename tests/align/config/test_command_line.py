@@ -72,3 +72,9 @@ def test_values_are_forced_and_groups_are_not() -> None:
         "hydra/output=x",
         "+stage@s.x=ppo",
     ]
+
+
+def test_one_source_of_data_may_be_a_mapping() -> None:
+    """Hydra cannot merge a mapping into the list that a recipe has there."""
+    got = for_hydra(["stages.sft.data={card: a, path: b}", "stages.ppo.sampling={temperature: 1}"], ["model"])
+    assert got == ["++stages.sft.data=[{card: a, path: b}]", "++stages.ppo.sampling={temperature: 1}"]
