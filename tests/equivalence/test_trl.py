@@ -1,0 +1,405 @@
+"""Twenty steps of each supervised stage against TRL's trainers, on the same token rows in the same order.
+
+Our side is the stage itself, from token rows to artifact. TRL's side opens the same base folder through plain
+transformers and peft: nothing of Align's models, batches, losses or loop stands on it. Both must agree at every
+step in loss, gradient norm (AdamW hides the scale of a gradient) and learning rate, and at the end in every
+weight.
+
+What differs by design, and how the tests deal with it:
+
+* Warm-up: the first step of transformers has learning rate 0, that of Align the first part of the rise.
+  Without a warm-up the schedules are the same numbers; with one, from its end on (`test_schedules`).
+* Clipping: TRL clips all gradients together, Align each group of parameters. A reward model has two, body and
+  head, and is compared unclipped; SFT and DPO have one, and a limit that bites in some steps.
+* Padding: transformers reads a reward at the last token that is not padding, and never changes the embedding
+  of the pad token that a model is loaded with. So TRL's classifier is loaded with a pad token other than EOS.
+* Cutting: TRL cuts a step into equal parts, Align by a budget of tokens. Any cut must give the same step.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+from datasets import Dataset as Columns
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    get_scheduler,
+)
+from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+from align.artifacts.store import Artifact, Store
+from align.config.schema import LoraAdapter, NoAdapter
+from align.config.stages import DpoOptions, RewardOptions, SftOptions
+from align.data.order import epoch_order
+from align.data.tokenize import Tokenised
+from align.data.types import Dataset, Response, TokenRow
+from align.models.policy import load_template
+from align.models.tiny import build_tokenizer
+from align.stages.base import StageContext
+from align.stages.dpo import Dpo
+from align.stages.reward import Reward
+from align.stages.sft import Sft
+from align.training.optim import factor
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers.*")
+
+STEPS, BATCH, SEED = 20, 4, 5
+NUMBERS = 2e-5  # relative, of the loss and of the gradient norm
+# How far the two ends lie apart over how far it came. One tensor may be further off than all weights together,
+# since AdamW makes steps of the rounding of a gradient next to 0: TRL differs as much from itself, cut otherwise.
+WEIGHTS, ONE_TENSOR = 1e-4, 1e-3
+WHOLE, CUT = 10**6, 64  # padded tokens of a micro-batch: the whole step, or two to four sequences
+FULL, LORA = NoAdapter(kind="none"), LoraAdapter(kind="lora", r=4, alpha=12)
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PAD, EOS, FIRST, VOCABULARY = 0, 2, 3, 300  # of the tokenizer; words are drawn from FIRST on
+HIDDEN, BETA, DECAY, UNCLIPPED = 32, 0.3, 0.1, 1e6
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to set both sides up.
+
+    Attributes:
+        rows: Times `epochs` they make 20 steps; 78 leave two rows to the last step.
+        budget: Padded tokens of our micro-batches.
+        parts: TRL's micro-batches of a step.
+    """
+
+    adapter: NoAdapter | LoraAdapter
+    schedule: str
+    rows: int = 40
+    epochs: int = 2
+    budget: int = WHOLE
+    parts: int = 1
+
+    def __str__(self) -> str:
+        cut = "we_cut" if self.budget == CUT else f"trl_cuts_by_{self.parts}"
+        return f"{self.adapter.kind}-{self.schedule}-{self.rows}_rows-{cut}"
+
+
+CASES = [
+    Case(FULL, "constant", budget=CUT),
+    Case(FULL, "linear", parts=2),
+    Case(LORA, "cosine", rows=78, epochs=1, budget=CUT),
+    Case(LORA, "constant", parts=4),
+]
+
+
+@dataclass
+class Trace:
+    """The numbers of each step, and what learned at the end."""
+
+    steps: list[dict[str, float]]
+    weights: dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random Llama, its weights wide enough for each part to matter."""
+    folder = tmp_path_factory.mktemp("base")
+    tokens = build_tokenizer(VOCABULARY)
+    assert tokens.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]) == [PAD, EOS]
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=2 * HIDDEN, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, initializer_range=0.15,
+        bos_token_id=1, eos_token_id=EOS, pad_token_id=EOS,
+    )  # fmt: skip
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+        # As the pad token it is 0 in a new model, where RMSNorm would blow its gradient up.
+        model.model.embed_tokens.weight[EOS].normal_(std=0.15)
+    model.save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return folder
+
+
+def words(draw: random.Random, low: int, high: int) -> tuple[int, ...]:
+    return tuple(draw.randrange(FIRST, VOCABULARY) for _ in range(draw.randint(low, high)))
+
+
+def conversations(count: int) -> list[TokenRow]:
+    """Rows of uneven length; every third has a turn of the user inside its response, which is not scored."""
+    draw, rows = random.Random(1), []
+    for n in range(count):
+        prompt, ids = words(draw, 2, 10), (*words(draw, 1, 12), EOS)
+        weights = (1.0,) * len(ids)
+        if n % 3 == 0:
+            asked = words(draw, 1, 5)
+            ids, weights = (*ids, *asked, *ids), (*weights, *(0.0,) * len(asked), *weights)
+        rows.append(TokenRow(f"r{n}", prompt, (Response(ids, weights),)))
+    return rows
+
+
+def pairs(count: int) -> list[TokenRow]:
+    """Prompts with a better and a worse answer, either of them the longer one."""
+    draw, rows = random.Random(2), []
+    for n in range(count):
+        prompt, answers = words(draw, 2, 10), [(*words(draw, 1, 12), EOS) for _ in range(2)]
+        responses = tuple(Response(ids, (1.0,) * len(ids)) for ids in answers)
+        ratings = (draw.randint(3, 5) / 2, draw.randint(0, 2) / 2)
+        rows.append(TokenRow(f"r{n}", prompt, responses, tiers=(0, 1), ratings=ratings))
+    return rows
+
+
+def columns(case: Case, rows: list[TokenRow], **of: Any) -> Columns:
+    """TRL's columns, each computed from a row, over all passes one after the other as our side sees them."""
+    order = [rows[i] for epoch in range(case.epochs) for i in epoch_order(SEED, epoch, len(rows))]
+    return Columns.from_list([{name: make(row) for name, make in of.items()} for row in order])
+
+
+def whole(row: TokenRow, k: int = 0) -> list[int]:
+    return [*row.prompt, *row.responses[k].ids]
+
+
+def plain(base: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(base)  # type: ignore[no-any-return]
+
+
+def tokenizer(base: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(base)  # type: ignore[no-any-return]
+
+
+def classifier(base: Path) -> PreTrainedModel:
+    """A classifier whose head has std 1/sqrt(D + 1), drawn from the stage's seed."""
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, pad_token_id=PAD)
+    draws = torch.randn((1, HIDDEN), generator=torch.Generator().manual_seed(SEED))
+    with torch.no_grad():
+        model.score.weight.copy_(draws / math.sqrt(HIDDEN + 1))
+    return model  # type: ignore[no-any-return]
+
+
+def lora(task: str) -> LoraConfig:
+    return LoraConfig(
+        task_type=task, r=4, lora_alpha=12, lora_dropout=0.0, target_modules=PROJECTIONS,
+        modules_to_save=["score"] if task == "SEQ_CLS" else None,
+    )  # fmt: skip
+
+
+def earlier_adapter(base: Path, folder: Path) -> Path:
+    """An adapter that changes the model, written by plain peft."""
+    model = get_peft_model(plain(base), lora("CAUSAL_LM"))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.copy_(0.1 * torch.randn(p.shape, generator=generator))
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def our_options(case: Case, lr: float, clip: float) -> dict[str, Any]:
+    return {
+        "data": "x", "lr": lr, "schedule": case.schedule, "warmup": 0.0, "weight_decay": DECAY,
+        "max_grad_norm": clip, "micro_tokens": case.budget, "epochs": case.epochs, "batch_size": BATCH,
+    }  # fmt: skip
+
+
+def their_options(case: Case, lr: float, clip: float, folder: Path) -> dict[str, Any]:
+    """The same for TRL, with its bf16, checkpointing, shuffling and cutting of long rows off."""
+    return {
+        "output_dir": str(folder / "trl"), "seed": SEED, "use_cpu": True, "bf16": False, "max_length": None,
+        "gradient_checkpointing": False, "train_sampling_strategy": "sequential", "num_train_epochs": 1,
+        "per_device_train_batch_size": BATCH // case.parts, "gradient_accumulation_steps": case.parts,
+        "learning_rate": lr, "lr_scheduler_type": case.schedule, "warmup_steps": 0, "weight_decay": DECAY,
+        "max_grad_norm": clip, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
+        "logging_steps": 1, "report_to": "none", "save_strategy": "no", "disable_tqdm": True,
+    }  # fmt: skip
+
+
+def context(
+    case: Case, options: Any, base: Path, folder: Path, inputs: dict[str, Artifact] | None = None
+) -> StageContext[Any]:
+    recipe: Any = SimpleNamespace(model=SimpleNamespace(template="chatml"), adapter=case.adapter)
+    work = Store(folder).work("policy", "k" * 64)
+    return StageContext("stage", options, recipe, SEED, base, inputs or {}, work, Mock(), lambda: False)
+
+
+def ours(stage: Any, folder: Path) -> Trace:
+    """Run a stage that was given its token rows; the artifact is read as the plain file that it is."""
+    stage.template = load_template(stage.ctx.base, "chatml")
+    out = folder / "out"
+    out.mkdir()
+    assert stage.run(out)["steps"] == STEPS
+    (file,) = out.glob("*.safetensors")
+    return Trace(stage.ctx.work.metrics.rows(), load_file(file))
+
+
+def theirs(trainer: Any) -> tuple[Trace, dict[str, Tensor]]:
+    """Train; returns also the weights before."""
+    before = weights_of(trainer.model)
+    trainer.train()
+    steps = [row for row in trainer.state.log_history if "loss" in row]
+    return Trace(steps, weights_of(trainer.model)), before
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    """What learns, under the names of a saved artifact."""
+    found: Mapping[str, Tensor] = dict(model.named_parameters())
+    if isinstance(model, PeftModel):
+        found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: p.detach().clone() for name, p in found.items()}
+
+
+def norm(step: Mapping[str, float]) -> float:
+    """Of all gradients of our side together."""
+    return math.hypot(*(value for name, value in step.items() if name.startswith("grad_norm/")))
+
+
+def assert_equal(mine: Trace, other: Trace, before: dict[str, Tensor]) -> None:
+    """Losses, gradient norms and learning rates of every step, then every weight."""
+    assert len(mine.steps) == len(other.steps) == STEPS
+    for number, (a, b) in enumerate(zip(mine.steps, other.steps, strict=True), 1):
+        assert a["loss"] == pytest.approx(b["loss"], rel=NUMBERS, abs=0), f"loss of step {number}"
+        assert norm(a) == pytest.approx(b["grad_norm"], rel=NUMBERS, abs=0), f"gradient of step {number}"
+        assert a["lr"] == pytest.approx(b["learning_rate"], rel=1e-9, abs=0), f"rate of step {number}"
+    assert set(mine.weights) == set(other.weights) == set(before)
+    apart = {n: float((mine.weights[n] - end).norm()) for n, end in other.weights.items()}
+    moved = {n: float((end - before[n]).norm()) for n, end in other.weights.items()}
+    for name, way in moved.items():
+        assert way > 0, f"{name} never moved"
+        assert apart[name] <= ONE_TENSOR * way, f"{name}: {apart[name]:.1e} apart after a way of {way:.1e}"
+    assert math.hypot(*apart.values()) <= WEIGHTS * math.hypot(*moved.values())
+
+
+def assert_close_metrics(mine: Trace, other: Trace, names: Iterable[str], tolerance: float) -> None:
+    for name in names:
+        a, b = ([step[name] for step in trace.steps] for trace in (mine, other))
+        assert a == pytest.approx(b, rel=0, abs=tolerance), name
+
+
+def assert_clips_some(trace: Trace, limit: float) -> None:
+    norms = [step["grad_norm"] for step in trace.steps]
+    assert min(norms) < limit < max(norms)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_sft(base: Path, tmp_path: Path, case: Case) -> None:
+    rows, (lr, clip) = conversations(case.rows), (3e-3, 3.0) if case.adapter is FULL else (5e-3, 1.8)
+    stage = Sft(context(case, SftOptions(kind="sft", **our_options(case, lr, clip)), base, tmp_path))
+    stage.data, stage.held_out = Tokenised("x", rows), Tokenised("x")
+    mine = ours(stage, tmp_path)
+    trainer = SFTTrainer(
+        plain(base),
+        SFTConfig(completion_only_loss=True, **their_options(case, lr, clip, tmp_path)),
+        train_dataset=columns(
+            case,
+            rows,
+            input_ids=whole,
+            completion_mask=lambda row: [0] * len(row.prompt) + [int(w) for w in row.responses[0].weights],
+        ),
+        processing_class=tokenizer(base),
+        peft_config=lora("CAUSAL_LM") if case.adapter is LORA else None,
+    )
+    other, before = theirs(trainer)
+    assert_equal(mine, other, before)
+    assert_clips_some(other, clip)
+
+
+@pytest.mark.parametrize(
+    ("case", "margin", "centring"),
+    [*((case, 0.0, 0.0) for case in CASES), (CASES[0], 0.5, 0.04), (CASES[3], 0.5, 0.04)],
+    ids=lambda value: str(value),
+)
+def test_reward_on_pairs(base: Path, tmp_path: Path, case: Case, margin: float, centring: float) -> None:
+    rows, lr = pairs(case.rows), 3e-3 if case.adapter is FULL else 5e-3
+    options = RewardOptions(
+        kind="reward", margin=margin, centring=centring, **our_options(case, lr, UNCLIPPED)
+    )
+    stage = Reward(context(case, options, base, tmp_path))
+    stage.texts = {split: Dataset("x", []) for split in ("train", "test")}
+    stage.tokens = {"train": Tokenised("x", rows), "test": Tokenised("x")}
+    mine = ours(stage, tmp_path)
+    tokens = tokenizer(base)
+    tokens.pad_token_id = PAD
+    trainer = RewardTrainer(
+        classifier(base),
+        RewardConfig(
+            center_rewards_coefficient=centring / 4 or None,  # TRL squares the sum, Align the mean
+            **their_options(case, lr, UNCLIPPED, tmp_path),
+        ),
+        train_dataset=columns(
+            case,
+            rows,
+            chosen_ids=whole,
+            rejected_ids=lambda row: whole(row, 1),
+            margin=lambda row: margin * (row.ratings[0] - row.ratings[1]),
+        ),
+        processing_class=tokens,
+        peft_config=lora("SEQ_CLS") if case.adapter is LORA else None,
+    )
+    other, before = theirs(trainer)
+    assert_equal(mine, other, before)
+    assert_close_metrics(mine, other, ["margin", "accuracy"], 5e-5)
+
+
+class TokenisedDPOTrainer(DPOTrainer):
+    """TRL's trainer without its tokenising, which has no switch."""
+
+    def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
+        return dataset
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_dpo(base: Path, tmp_path: Path, case: Case) -> None:
+    """An adapter goes on from an earlier one, so that the reference is that one and not the base model."""
+    rows, lr, clip = pairs(case.rows), 1e-3 if case.adapter is FULL else 3e-3, 3.0
+    start, inputs, policy, reference = "base", {}, plain(base), plain(base)
+    if case.adapter is LORA:
+        folder = earlier_adapter(base, tmp_path / "earlier")
+        start, inputs = "sft", {"sft": Artifact(folder, None)}  # type: ignore[arg-type]
+        policy, reference = PeftModel.from_pretrained(policy, str(folder), is_trainable=True), None
+    options = DpoOptions(kind="dpo", model=start, beta=BETA, **our_options(case, lr, clip))
+    stage = Dpo(context(case, options, base, tmp_path, inputs))
+    stage.pairs = {"train": Tokenised("x", rows), "test": Tokenised("x")}
+    mine = ours(stage, tmp_path)
+    trainer = TokenisedDPOTrainer(
+        policy,
+        reference,
+        DPOConfig(beta=BETA, **their_options(case, lr, clip, tmp_path)),
+        train_dataset=columns(
+            case,
+            rows,
+            prompt_ids=lambda row: list(row.prompt),
+            chosen_ids=lambda row: list(row.responses[0].ids),
+            rejected_ids=lambda row: list(row.responses[1].ids),
+        ),
+        processing_class=tokenizer(base),
+    )
+    other, before = theirs(trainer)
+    assert_equal(mine, other, before)
+    assert_close_metrics(mine, other, ["rewards/chosen", "rewards/rejected", "rewards/margins"], 5e-5)
+    assert_close_metrics(mine, other, ["logps/chosen", "logps/rejected"], 1e-4)
+    assert_clips_some(other, clip)
+    assert other.steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6), "whatever the log-probabilities"
+    assert max(abs(step["rewards/margins"]) for step in other.steps) > 0.1, "it left the reference"
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("rising", [0, 4])
+def test_schedules(schedule: str, rising: int) -> None:
+    """Equal from the end of the warm-up on; within it our step s has the rate of their step s + 1."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    (rate,) = get_scheduler(name, optimizer, rising, STEPS).lr_lambdas
+    want = [rate(step + 1 if step < rising else step) for step in range(STEPS)]
+    assert [factor(schedule, step, STEPS, rising / STEPS) for step in range(STEPS)] == pytest.approx(want)
