@@ -1,9 +1,9 @@
 """Twenty steps of each supervised stage against TRL's trainers, on the same token rows in the same order.
 
 Our side is the stage itself, from token rows to artifact. TRL's side opens the same base folder through plain
-transformers and peft: nothing of Align's models, batches, losses or loop stands on it. Both must agree at every
-step in loss, gradient norm (AdamW hides the scale of a gradient) and learning rate, and at the end in every
-weight.
+transformers and peft: nothing of Align's models, batches, losses or loop stands on it. Both must agree in the
+loss, gradient norm (AdamW hides the scale of a gradient) and learning rate of every step, and in every weight
+at the end.
 
 What differs by design, and how the tests deal with it:
 
@@ -41,7 +41,6 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     get_scheduler,
 )
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
@@ -64,8 +63,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers.*")
 
 STEPS, BATCH, SEED = 20, 4, 5
 NUMBERS = 2e-5  # relative, of the loss and of the gradient norm
-# How far the two ends lie apart over how far it came. One tensor may be further off than all weights together,
-# since AdamW makes steps of the rounding of a gradient next to 0: TRL differs as much from itself, cut otherwise.
+# How far the two ends lie apart over how far it came. One tensor may be further off than all together, since
+# AdamW makes steps of the rounding of a gradient next to 0. TRL, cut otherwise, differs as much from itself.
 WEIGHTS, ONE_TENSOR = 1e-4, 1e-3
 WHOLE, CUT = 10**6, 64  # padded tokens of a micro-batch: the whole step, or two to four sequences
 FULL, LORA = NoAdapter(kind="none"), LoraAdapter(kind="lora", r=4, alpha=12)
@@ -171,14 +170,6 @@ def whole(row: TokenRow, k: int = 0) -> list[int]:
     return [*row.prompt, *row.responses[k].ids]
 
 
-def plain(base: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(base)  # type: ignore[no-any-return]
-
-
-def tokenizer(base: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(base)  # type: ignore[no-any-return]
-
-
 def classifier(base: Path) -> PreTrainedModel:
     """A classifier whose head has std 1/sqrt(D + 1), drawn from the stage's seed."""
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, pad_token_id=PAD)
@@ -197,7 +188,7 @@ def lora(task: str) -> LoraConfig:
 
 def earlier_adapter(base: Path, folder: Path) -> Path:
     """An adapter that changes the model, written by plain peft."""
-    model = get_peft_model(plain(base), lora("CAUSAL_LM"))
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora("CAUSAL_LM"))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in model.parameters():
@@ -299,7 +290,7 @@ def test_sft(base: Path, tmp_path: Path, case: Case) -> None:
     stage.data, stage.held_out = Tokenised("x", rows), Tokenised("x")
     mine = ours(stage, tmp_path)
     trainer = SFTTrainer(
-        plain(base),
+        AutoModelForCausalLM.from_pretrained(base),
         SFTConfig(completion_only_loss=True, **their_options(case, lr, clip, tmp_path)),
         train_dataset=columns(
             case,
@@ -307,7 +298,7 @@ def test_sft(base: Path, tmp_path: Path, case: Case) -> None:
             input_ids=whole,
             completion_mask=lambda row: [0] * len(row.prompt) + [int(w) for w in row.responses[0].weights],
         ),
-        processing_class=tokenizer(base),
+        processing_class=AutoTokenizer.from_pretrained(base),
         peft_config=lora("CAUSAL_LM") if case.adapter is LORA else None,
     )
     other, before = theirs(trainer)
@@ -318,7 +309,7 @@ def test_sft(base: Path, tmp_path: Path, case: Case) -> None:
 @pytest.mark.parametrize(
     ("case", "margin", "centring"),
     [*((case, 0.0, 0.0) for case in CASES), (CASES[0], 0.5, 0.04), (CASES[3], 0.5, 0.04)],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_reward_on_pairs(base: Path, tmp_path: Path, case: Case, margin: float, centring: float) -> None:
     rows, lr = pairs(case.rows), 3e-3 if case.adapter is FULL else 5e-3
@@ -329,7 +320,7 @@ def test_reward_on_pairs(base: Path, tmp_path: Path, case: Case, margin: float, 
     stage.texts = {split: Dataset("x", []) for split in ("train", "test")}
     stage.tokens = {"train": Tokenised("x", rows), "test": Tokenised("x")}
     mine = ours(stage, tmp_path)
-    tokens = tokenizer(base)
+    tokens = AutoTokenizer.from_pretrained(base)
     tokens.pad_token_id = PAD
     trainer = RewardTrainer(
         classifier(base),
@@ -363,7 +354,8 @@ class TokenisedDPOTrainer(DPOTrainer):
 def test_dpo(base: Path, tmp_path: Path, case: Case) -> None:
     """An adapter goes on from an earlier one, so that the reference is that one and not the base model."""
     rows, lr, clip = pairs(case.rows), 1e-3 if case.adapter is FULL else 3e-3, 3.0
-    start, inputs, policy, reference = "base", {}, plain(base), plain(base)
+    policy, reference = (AutoModelForCausalLM.from_pretrained(base) for _ in range(2))
+    start, inputs = "base", {}
     if case.adapter is LORA:
         folder = earlier_adapter(base, tmp_path / "earlier")
         start, inputs = "sft", {"sft": Artifact(folder, None)}  # type: ignore[arg-type]
@@ -383,7 +375,7 @@ def test_dpo(base: Path, tmp_path: Path, case: Case) -> None:
             chosen_ids=lambda row: list(row.responses[0].ids),
             rejected_ids=lambda row: list(row.responses[1].ids),
         ),
-        processing_class=tokenizer(base),
+        processing_class=AutoTokenizer.from_pretrained(base),
     )
     other, before = theirs(trainer)
     assert_equal(mine, other, before)
