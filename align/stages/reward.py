@@ -101,7 +101,7 @@ class Reward(Stage[RewardOptions]):
             return ranking_loss(reward.scores(batch), part, o)
 
         return SupervisedTask(
-            groups=[Group("reward", body, o.lr), Group("head", head, o.head_lr or o.lr)],
+            groups=[Group("reward", body, o.lr), Group("head", head, o.head_lr or o.lr, clip_with="reward")],
             rows=rows,
             epochs=o.epochs,
             batch_size=o.batch_size,

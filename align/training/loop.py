@@ -151,13 +151,12 @@ def _step(
         parts.append(loss.metrics)
     metrics = merge(parts)
     metrics["loss"] = total / count
-    for group in task.groups:
-        norm = float(nn.utils.clip_grad_norm_(list(group.parameters.values()), max_norm, foreach=True))
+    rows = [name for part in names for name in part]
+    for name, parameters in optim.clipped_together(task.groups).items():
+        norm = float(nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True))
         if not np.isfinite(norm):
-            raise _refuse(
-                folder, step, f"gradient norm {norm} of {group.name}", [n for part in names for n in part]
-            )
-        metrics[f"grad_norm/{group.name}"] = norm
+            raise _refuse(folder, step, f"gradient norm {norm} of {name}", rows)
+        metrics[f"grad_norm/{name}"] = norm
     optimizer.step()
     return metrics, tokens
 

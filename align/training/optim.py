@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,17 +15,28 @@ EPS = 1e-8
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a learning rate and are clipped together.
+    """Parameters that share a learning rate.
 
     Attributes:
         name: In metrics: `grad_norm/<name>`.
         parameters: Name -> parameter.
         lr: Peak learning rate.
+        clip_with: Name of the group whose gradient it is clipped with, where the two are one model; None
+            clips it alone.
     """
 
     name: str
     parameters: Mapping[str, nn.Parameter]
     lr: float
+    clip_with: str | None = None
+
+
+def clipped_together(groups: Sequence[Group]) -> dict[str, list[nn.Parameter]]:
+    """Name -> the parameters whose gradient is clipped as one, in the groups' order."""
+    found: dict[str, list[nn.Parameter]] = {}
+    for group in groups:
+        found.setdefault(group.clip_with or group.name, []).extend(group.parameters.values())
+    return found
 
 
 def adamw(groups: list[Group], weight_decay: float) -> torch.optim.AdamW:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from align.training.optim import Group, adamw, factor, set_lr
+from align.training.optim import Group, adamw, clipped_together, factor, set_lr
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,14 @@ def test_first_step_is_adamws_update_written_out() -> None:
     # vector.
     torch.testing.assert_close(matrix.detach(), torch.full((2, 2), 3.0 * (1 - 0.05 * 0.5) + 0.05))
     torch.testing.assert_close(vector.detach(), torch.full((2,), 3.0 - 0.05))
+
+
+def test_groups_of_one_model_are_clipped_as_one() -> None:
+    a, b, c = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+    head = Group("head", {"b": b}, 0.2, clip_with="body")
+    groups = [Group("body", {"a": a}, 0.1), head, Group("critic", {"c": c}, 0.1)]
+    together = clipped_together(groups)
+    assert {name: [id(p) for p in parts] for name, parts in together.items()} == {
+        "body": [id(a), id(b)],
+        "critic": [id(c)],
+    }
