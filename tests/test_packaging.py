@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -82,7 +83,9 @@ def test_make_refuses_an_old_python_in_one_line(tmp_path: Path) -> None:
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
     words = ["make", f"PYTHON={old}", f"VENV={tmp_path}/venv", "rlhf"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    # Run by make itself, the tests inherit its flags; the inner make must not hear them.
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, env=outside)
     assert done.returncode != 0
     assert done.stdout == "Align needs Python 3.11 or newer; name one: make PYTHON=python3.12\n"
     assert not (tmp_path / "venv").exists()
