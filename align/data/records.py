@@ -10,7 +10,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -174,8 +174,7 @@ def _csv(blob: Blob) -> Iterator[Record]:
     reader = csv.DictReader(_text_lines(blob), strict=True)
     number = 0
     try:
-        if len(reader.fieldnames or ()) > MAX_COLUMNS:
-            raise DataError(blob.name, f"has more than {MAX_COLUMNS} columns", "give a table of texts")
+        _check_head(blob.name, reader.fieldnames or ())
         for row in reader:
             number += 1
             where = f"{blob.name}: row {number}"
@@ -189,6 +188,14 @@ def _csv(blob: Blob) -> Iterator[Record]:
                 yield Record(where, str(number), dict(row))
     except csv.Error as error:
         raise DataError(f"{blob.name}: row {number + 1}", f"broken CSV: {error}", "mend the quotes") from None
+
+
+def _check_head(name: str, columns: Sequence[str]) -> None:
+    if len(columns) > MAX_COLUMNS:
+        raise DataError(name, f"has more than {MAX_COLUMNS} columns", "give a table of texts")
+    twice = [column for column, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise DataError(name, f"column {twice[0]!r} stands twice", "rename or remove one")
 
 
 def _text_lines(blob: Blob) -> Iterator[str]:

@@ -168,6 +168,8 @@ def check_file(path: Path) -> int:
     """
     try:
         found = path.stat()
+    except ValueError:  # a NUL in it
+        raise DataError(repr(str(path)), "is no path", "check the path") from None
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error.strerror).lower()
         raise DataError(str(path), reason, "check the path") from error

@@ -89,6 +89,8 @@ FILES = [
     Bad("fields of no form", '{"question": "q"}\n', f"@:1: fields question fit no form; give one of: {FORMS}"),
     Bad("fields of two forms", '{"prompt": "p", "completion": "c", "messages": []}\n', "@:1: its fields fit the forms messages and completion; write a card with options: {form: messages}"),
     Bad("an id that is a fraction", '{"id": 1.5, "text": "a"}\n', "@:1: field 'id' is 1.5; give text or a whole number"),
+    Bad("an id with an escape", '{"id": "a\\u001b[2J", "text": "a"}\n', "@:1: field 'id' holds the control character U+001B at character 2; remove it"),
+    Bad("an id with half a character", '{"id": "a\\ud800", "text": "a"}\n', "@:1: field 'id' holds half a character (a lone surrogate) at character 2; remove it"),
     Bad("an id twice", '{"id": "x", "text": "a"}\n{"id": "x", "text": "b"}\n', "row bad/x: has the id of an earlier row; give each row an id of its own"),
     # nothing to learn from
     Bad("an empty file", "", "@: holds no rows; check the file"),
@@ -131,6 +133,7 @@ FILES = [
     Bad("two JSON arrays", '[{"text": "a"}]\n[]', "@:1: column 16: Extra data; mend the JSON", "bad.json"),
     Bad("a JSON array of texts", '["a"]', "@: row 1: is text; give an object", "bad.json"),
     Bad("a CSV row too long", "prompt,completion\np,c\np,c,d\n", "@: row 2: has another number of fields than the head; mend the row", "bad.csv"),
+    Bad("a CSV column twice", "prompt,completion,prompt\np,c,q\n", "@: column 'prompt' stands twice; rename or remove one", "bad.csv"),
     Bad("an open quote in CSV", 'prompt,completion\np,"c\n', "@: row 1: broken CSV: unexpected end of data; mend the quotes", "bad.csv"),
     Bad("CSV that is not UTF-8", b"prompt,completion\np,caf\xe9\n", "@:2: byte 23 of the file is not UTF-8; save the file as UTF-8", "bad.csv"),
     Bad("10,000 columns", ",".join(f"c{i}" for i in range(10_000)) + "\n", "@: has more than 1000 columns; give a table of texts", "bad.csv"),
@@ -208,6 +211,10 @@ def test_a_path_through_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "bad.jsonl"
     assert told(lambda: load(path)) == f"{path}: not a directory; check the path"
+
+
+def test_a_path_with_a_nul() -> None:
+    assert told(lambda: load(Path("a\0b.jsonl"))) == "'a\\x00b.jsonl': is no path; check the path"
 
 
 def test_up_to_five_bad_rows_are_told_at_once(tmp_path: Path) -> None:

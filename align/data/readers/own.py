@@ -98,6 +98,8 @@ def _row(record: Record, form: str, context: Context) -> Row | None:
     given = record.data.get("id", record.key)
     if isinstance(given, bool) or not isinstance(given, (str, int)):
         raise wrong(record, "id", f"is {given!r}", "give text or a whole number")
+    if isinstance(given, str):
+        checked(record, "id", given)
     return MAKERS[form](record, f"{context.name}/{given}", context)
 
 

@@ -119,15 +119,15 @@ def reply(text: str, rank: int | None, *replies: Any, role: str = "assistant") -
 def test_oasst_trees(tmp_path: Path) -> None:
     later = reply("q2", None, reply("c", 0), reply("d", 2), reply("e", None), role="prompter")
     tree = {"prompt": reply("q", None, reply("b", 1, later), reply("a", 0), role="prompter")}
-    path = write(
-        tmp_path / "trees.jsonl", tree, {"prompt": reply("alone", None, reply("x", 0), role="prompter")}
-    )
+    alone = {"prompt": reply("alone", None, reply("x", 0), role="prompter")}
+    alike = {"prompt": reply("alike", None, reply("x", 0), reply("y", 0), role="prompter")}
+    path = write(tmp_path / "trees.jsonl", tree, alone, alike)
     rows, context = read("oasst_rankings", "rankings", path)
     assert rows == [
         Ranking("c/1.0", (user("q"),), ("b", "a"), (1, 0), (), "c"),
         Ranking("c/1.1", (user("q"), assistant("b"), user("q2")), ("c", "d"), (0, 1), (), "c"),
     ]
-    assert context.left_out == {"prompts with fewer than two ranked answers": 1}
+    assert context.left_out == {"prompts with fewer than two ranked answers": 2}
 
 
 @pytest.mark.parametrize(
