@@ -22,8 +22,8 @@ from align.data.card_types import Card, FileSource
 from align.data.packages import cache_folder
 from align.data.readers import READERS, Context
 from align.data.types import Dataset
-from align.data.views import Expect, is_test, once, opening, view
-from align.errors import DataError
+from align.data.views import Expect, contradictions, is_test, once, opening, refuse_other_kind, view
+from align.errors import ConfigError, DataError
 from align.registry import nearest
 
 Part = Literal["train", "test"]
@@ -46,7 +46,7 @@ def add_folder(path: Path) -> None:
 
 def card_names() -> list[str]:
     """All cards, the user's among them."""
-    return sorted({path.stem for folder in _folders for path in folder.glob("*.md")})
+    return sorted({path.stem for folder in _folders for path in folder.glob("*.md") if path.is_file()})
 
 
 def is_sensitive(source: str) -> bool:
@@ -72,20 +72,50 @@ def _find(name: str) -> tuple[Card, Path]:
 
 
 def _parse(path: Path) -> Card:
-    before, *parts = path.read_text(encoding="utf-8-sig").split("---\n", 2)
+    card = _valid(path, Card, _head(path), "")
+    if card.name != path.stem:
+        raise DataError(str(path), f"is named {card.name!r} inside", "give file and card one name")
+    try:
+        options = READERS.get(card.reader).options
+    except ConfigError as error:
+        raise DataError(str(path), error.what, error.fix) from None
+    _valid(path, options, card.options, "options.")
+    return card
+
+
+def _head(path: Path) -> Any:
+    """What stands between the first two lines of ---.
+
+    Raises:
+        DataError: The file cannot be read, has no head, or a head that is no plain YAML.
+    """
+    try:
+        before, *parts = path.read_text(encoding="utf-8-sig").split("---\n", 2)
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read: {error.strerror}", "check its permissions") from None
+    except UnicodeDecodeError as error:
+        raise DataError(str(path), f"byte {error.start} is not UTF-8", "save the file as UTF-8") from None
     if len(parts) != 2 or before.strip():
         raise DataError(str(path), "has no head", "open the file with --- and YAML, closed by ---")
     try:
-        head = yaml.safe_load(parts[0])
-    except yaml.YAMLError as error:
+        root = yaml.compose(parts[0], Loader=yaml.SafeLoader)
+        twice = _twice(root)
+        if twice:
+            raise DataError(str(path), f"{twice[0]}: stands twice", "keep one")
+        return yaml.safe_load(parts[0])
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
         raise DataError(
             str(path), f"the head is no YAML: {' '.join(str(error).split())}", "mend it"
         ) from None
-    card = _valid(path, Card, head, "")
-    if card.name != path.stem:
-        raise DataError(str(path), f"is named {card.name!r} inside", "give file and card one name")
-    _valid(path, READERS.get(card.reader).options, card.options, "options.")
-    return card
+    except RecursionError:
+        raise DataError(str(path), "the head is nested too deeply", "a card is flat") from None
+
+
+def _twice(root: yaml.Node | None) -> list[str]:
+    """Keys that stand twice at the top of a head; YAML itself would keep the last."""
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    counts = Counter(key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode))
+    return [key for key, count in counts.items() if count > 1]
 
 
 def _valid(path: Path, kind: type[Model], value: Any, prefix: str) -> Model:
@@ -113,7 +143,13 @@ def _valid(path: Path, kind: type[Model], value: Any, prefix: str) -> Model:
 
 
 def references(data: Data) -> list[DataRef]:
-    """What a recipe's `data` names, each as a full reference."""
+    """What a recipe's `data` names, each as a full reference.
+
+    Raises:
+        DataError: It names nothing.
+    """
+    if data == []:
+        raise DataError("data", "the list is empty", "name a card or a file")
     return [_reference(item) for item in (data if isinstance(data, list) else [data])]
 
 
@@ -207,6 +243,14 @@ def _load_one(ref: DataRef, expect: Expect, max_drop: float) -> _Source:
     context.dropped["copies of earlier rows"] += len(copies)
     context.examples = [f"row {name}" for name in copies[:5]] or context.examples
     _refuse_losses(ref.path or f"card {card.name}", len(rows), context, max_drop)
+    if ref.card is not None:
+        refuse_other_kind(rows, card.kind, f"card {card.name}", "give the card that kind")
+    contrary = contradictions(rows)
+    if contrary:
+        _say_once(
+            f"{card.name}: rankings of one prompt contradict each other (prompts: {len(contrary)}, "
+            f"rows of the first: {', '.join(contrary[0][:5])}); they are kept"
+        )
     rows = view(rows, expect, card.name, context.left_out)
     parts: dict[Part, list[Any]] = {"train": [], "test": []}
     for row in rows:

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
 from align.data.types import Conversation, Message, Prompt, Ranking
@@ -30,11 +31,7 @@ def view(rows: Sequence[Row], expect: Expect, name: str, left_out: Counter[str])
         DataError: The rows cannot serve as that kind.
     """
     if expect != "prompts":
-        other = next((row for row in rows if not isinstance(row, WANTED[expect])), None)
-        if other is not None:
-            raise DataError(
-                f"data {name}", f"holds {NAMES[type(other)]}, not {expect}", f"name data of kind {expect}"
-            )
+        refuse_other_kind(rows, expect, f"data {name}", f"name data of kind {expect}")
         return list(rows)
     kept: dict[tuple[Message, ...], Prompt] = {}
     for row in rows:
@@ -46,6 +43,43 @@ def view(rows: Sequence[Row], expect: Expect, name: str, left_out: Counter[str])
         else:
             kept[asked] = Prompt(row.id, asked, row.source)
     return list(kept.values())
+
+
+def refuse_other_kind(rows: Sequence[Row], kind: Expect, where: str, fix: str) -> None:
+    """Refuse rows among which one is of another kind.
+
+    Raises:
+        DataError: At `where`, with `fix`.
+    """
+    other = next((row for row in rows if not isinstance(row, WANTED[kind])), None)
+    if other is not None:
+        raise DataError(where, f"holds {NAMES[type(other)]}, not {kind}", fix)
+
+
+def contradictions(rows: Sequence[Row]) -> list[list[str]]:
+    """Prompts whose rankings cannot all hold: by some of them x > y > ... > x.
+
+    Returns:
+        For each such prompt the ids of its rankings.
+    """
+    by_prompt: dict[tuple[Message, ...], list[Ranking]] = {}
+    for row in rows:
+        if isinstance(row, Ranking):
+            by_prompt.setdefault(row.prompt, []).append(row)
+    return [[row.id for row in same] for same in by_prompt.values() if _is_cyclic(same)]
+
+
+def _is_cyclic(rankings: Sequence[Ranking]) -> bool:
+    better: TopologicalSorter[str] = TopologicalSorter()
+    for ranking in rankings:
+        for answer, tier in zip(ranking.answers, ranking.tiers, strict=True):
+            above = (a for a, t in zip(ranking.answers, ranking.tiers, strict=True) if t == tier - 1)
+            better.add(answer, *above)
+    try:
+        better.prepare()
+    except CycleError:
+        return True
+    return False
 
 
 def prompt_of(row: Row) -> tuple[Message, ...]:

@@ -14,7 +14,7 @@ import pytest
 from align.config.stages import DataRef
 from align.data import cards, sources
 from align.data.types import Ranking
-from align.errors import ConfigError, DataError
+from align.errors import DataError
 
 CARD = """---
 name: mine
@@ -157,6 +157,17 @@ def test_a_file_needs_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (("name: mine", "name: yours"), "is named 'yours' inside; give file and card one name"),
         (("name: mine", "name: [mine"), "the head is no YAML: while parsing a flow sequence"),
         (("---\nname", "name"), "has no head; open the file with --- and YAML, closed by ---"),
+        (("reader: own", "reader: owm"), "no reader is called 'owm'; choose one of everyday, hh, "),
+        (("licence: my own", "licence: a\nlicence: b"), "licence: stands twice; keep one"),
+        (("licence: my own", "licence: 2020-13-45"), "the head is no YAML: month must be in 1..12; mend it"),
+        (
+            ("licence: my own", "? [licence]\n: a"),
+            "the head is no YAML: while constructing a mapping",
+        ),
+        (
+            ("licence: my own", f"licence: {'[' * 3000}{']' * 3000}"),
+            "the head is nested too deeply; a card is flat",
+        ),
     ],
 )
 def test_cards_that_are_none(change: tuple[str, str], line: str, folder: Path) -> None:
@@ -167,6 +178,54 @@ def test_cards_that_are_none(change: tuple[str, str], line: str, folder: Path) -
     assert "\n" not in str(error.value)
 
 
+def test_a_card_that_is_not_utf8_or_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "mine.md"
+    path.write_bytes(CARD.replace("my own", "caf\xe9").encode("latin-1"))
+    with pytest.raises(DataError) as error:
+        cards.load("mine", "rankings", "train")
+    start = CARD.index("my own") + len("caf")
+    assert str(error.value) == f"{path}: byte {start} is not UTF-8; save the file as UTF-8"
+
+    def refuse(*_: Any, **__: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(DataError) as error:
+        cards.load("mine", "rankings", "train")
+    assert str(error.value) == f"{path}: cannot be read: Permission denied; check its permissions"
+
+
+def test_a_card_holds_what_it_declares(folder: Path) -> None:
+    (folder / "mine.md").write_text(CARD.replace("kind: rankings", "kind: prompts"))
+    with pytest.raises(DataError) as error:
+        cards.load("mine", "prompts", "train")
+    assert str(error.value) == "card mine: holds rankings, not prompts; give the card that kind"
+
+
+def test_a_folder_is_no_card(folder: Path) -> None:
+    (folder / "talks.md").mkdir()
+    assert "talks" not in cards.card_names()
+
+
+def test_a_list_of_nothing_is_refused() -> None:
+    with pytest.raises(DataError) as error:
+        cards.load([], "prompts", "train")
+    assert str(error.value) == "data: the list is empty; name a card or a file"
+
+
+def test_rankings_that_contradict_each_other_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    other = {"prompt": "p", "chosen": "b", "rejected": "a"}
+    path = write(tmp_path / "contrary.jsonl", pair, other)
+    assert len(both(str(path), "rankings")) == 2, "they are kept"
+    assert caplog.messages == [
+        "contrary: rankings of one prompt contradict each other "
+        "(prompts: 1, rows of the first: contrary/1, contrary/2); they are kept"
+    ]
+
+
 def test_unknown_names_get_the_nearest(folder: Path) -> None:
     with pytest.raises(DataError, match="data: no card is called 'mines'; did you mean 'mine'?"):
         cards.load("mines", "rankings", "train")
@@ -174,9 +233,6 @@ def test_unknown_names_get_the_nearest(folder: Path) -> None:
         DataError, match=r"no card is called 'x'; cards: everyday_answers, .*; or give a path"
     ):
         cards.load("x", "rankings", "train")
-    (folder / "mine.md").write_text(CARD.replace("reader: own", "reader: owm"))
-    with pytest.raises(ConfigError, match="no reader is called 'owm'"):
-        cards.load("mine", "rankings", "train")
     (folder / "hh_rlhf.md").write_text(CARD)
     cards._find.cache_clear()
     with pytest.raises(DataError, match="card hh_rlhf: stands in .* rename one"):

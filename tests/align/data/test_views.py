@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align.data.types import Conversation, Message, Prompt, Ranking
-from align.data.views import is_test, once, opening, view
+from align.data.views import contradictions, is_test, once, opening, view
 from align.errors import DataError
 
 Q, A, Q2, B = (
@@ -46,6 +46,29 @@ def test_nothing_else_is_turned_into_another_kind(row: Any, expect: Any, what: s
     with pytest.raises(DataError) as error:
         view([row], expect, "s", Counter())
     assert str(error.value) == what
+
+
+def ranked(name: str, *tiers: str, prompt: Message = Q) -> Ranking:
+    """A ranking of one-letter answers: `ranked("r", "ab", "c")` is a = b > c."""
+    answers = tuple("".join(tiers))
+    return Ranking(name, (prompt,), answers, tuple(i for i, tier in enumerate(tiers) for _ in tier))
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ([ranked("1", "a", "b"), ranked("2", "b", "a")], [["1", "2"]]),
+        ([ranked("1", "a", "b"), ranked("2", "b", "c"), ranked("3", "c", "a")], [["1", "2", "3"]]),
+        ([ranked("1", "a", "b", "c"), ranked("2", "c", "a")], [["1", "2"]]),
+        ([ranked("1", "a", "b", "a")], [["1"]]),
+        ([ranked("1", "a", "b"), ranked("2", "b", "c"), ranked("3", "a", "c")], []),
+        ([ranked("1", "ab", "c"), ranked("2", "a", "b")], []),  # a tie is no opinion against an order
+        ([ranked("1", "a", "b"), ranked("2", "b", "a", prompt=Q2)], []),
+        ([TALK, Prompt("p", (Q,))], []),
+    ],
+)
+def test_rankings_of_one_prompt_that_cannot_all_hold(rows: list[Any], found: list[list[str]]) -> None:
+    assert contradictions(rows) == found
 
 
 def test_copies_are_found_whatever_their_id() -> None:
