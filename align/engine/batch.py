@@ -53,16 +53,6 @@ class TokenBatch:
         """[S] real tokens of each sequence, prompt and response."""
         return (self.spans[:, 1] - self.spans[:, 0]) + (self.spans[:, 3] - self.spans[:, 2])
 
-    @property
-    def prompt_lengths(self) -> Tensor:
-        """[S] tokens of each sequence's prompt."""
-        return self.spans[:, 1] - self.spans[:, 0]
-
-    @property
-    def padded_tokens(self) -> int:
-        """Tokens of the padded form, S times the longest sequence."""
-        return self.sequences * int(self.lengths.max())
-
 
 def pack(rows: Sequence[TokenRow], *, score_all: bool = False) -> TokenBatch:
     """Lay rows out as one stream.

@@ -18,10 +18,10 @@ from align.models.policy import Policy, load_template, open_policy
 from align.objectives.preference import dpo_sigmoid
 from align.objectives.reduce import Loss, Metric, merge
 from align.stages.base import Stage, starting_point
+from align.stages.supervised import fit
 from align.training import checks
-from align.training.loop import train
 from align.training.optim import Group
-from align.training.supervised import SupervisedTask, steps
+from align.training.supervised import steps
 
 
 class Dpo(Stage[DpoOptions]):
@@ -59,24 +59,19 @@ class Dpo(Stage[DpoOptions]):
             return pair_loss(policy, batch, part, reference, o.beta, o.label_smoothing)
 
         _loss_is_ln2_at_step_0(policy, rows[:4], objective)
-        task = SupervisedTask(
-            groups=[Group("policy", policy.trainable(), o.lr)],
-            rows=rows,
-            epochs=o.epochs,
-            batch_size=o.batch_size,
-            budget=o.micro_tokens,
-            seed=ctx.seed,
-            objective=objective,
+        done = fit(
+            ctx,
+            policy.model,
+            [Group("policy", policy.trainable(), o.lr)],
+            rows,
+            objective,
             count=len,
             shown={"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"},
         )
-        policy.model.train()
-        train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=o.checkpoint_every)
-        policy.model.eval()
         policy.save(out)
         return {
             "kind": self.kind,
-            "steps": task.total,
+            "steps": done,
             "rows": len(rows),
             "dropped": self.pairs["train"].dropped,
             "held_out": _measure(held_out, o.micro_tokens, objective),

@@ -22,10 +22,10 @@ from align.reward import quality
 from align.reward.fit_head import fit_head
 from align.reward.score import score_rows
 from align.stages.base import Stage, starting_point
+from align.stages.supervised import fit
 from align.training import checks
-from align.training.loop import train
 from align.training.optim import Group
-from align.training.supervised import SupervisedTask, steps
+from align.training.supervised import steps
 
 
 class Reward(Stage[RewardOptions]):
@@ -69,15 +69,12 @@ class Reward(Stage[RewardOptions]):
         if o.head_init == "fit":
             ridge = fit_head(reward, rows, o.micro_tokens)
             ctx.reporter.note(f"{ctx.name}: head fitted on frozen features, ridge {ridge:g}")
-        task = self._task(reward, rows)
-        reward.model.train()
-        train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=o.checkpoint_every)
-        reward.model.eval()
+        done = self._fit(reward, rows)
         reward.save(out)
         scores = [s.numpy() for s in score_rows(reward, held_out, o.micro_tokens)]
         return {
             "kind": self.kind,
-            "steps": task.total,
+            "steps": done,
             "rows": len(rows),
             "answers": sum(len(row.responses) for row in rows),
             "dropped": self.tokens["train"].dropped,
@@ -91,7 +88,7 @@ class Reward(Stage[RewardOptions]):
         by_id = {row.id: row for row in self.texts["test"].rows}
         return [subset(by_id[row.id], row.places) for row in self.tokens["test"].rows]
 
-    def _task(self, reward: RewardModel, rows: Sequence[TokenRow]) -> SupervisedTask:
+    def _fit(self, reward: RewardModel, rows: Sequence[TokenRow]) -> int:
         o = self.ctx.options
         trainable = reward.trainable()
         head = {n: p for n, p in trainable.items() if ".score." in f".{n}"}
@@ -100,17 +97,9 @@ class Reward(Stage[RewardOptions]):
         def objective(batch: TokenBatch, part: Sequence[TokenRow]) -> Loss:
             return ranking_loss(reward.scores(batch), part, o)
 
-        return SupervisedTask(
-            groups=[Group("reward", body, o.lr), Group("head", head, o.head_lr or o.lr, clip_with="reward")],
-            rows=rows,
-            epochs=o.epochs,
-            batch_size=o.batch_size,
-            budget=o.micro_tokens,
-            seed=self.ctx.seed,
-            objective=objective,
-            count=len,
-            shown={"loss": "loss", "accuracy": "accuracy"},
-        )
+        groups = [Group("reward", body, o.lr), Group("head", head, o.head_lr or o.lr, clip_with="reward")]
+        shown = {"loss": "loss", "accuracy": "accuracy"}
+        return fit(self.ctx, reward.model, groups, rows, objective, count=len, shown=shown)
 
 
 def ranking_loss(scores: Tensor, rows: Sequence[TokenRow], options: RewardOptions) -> Loss:

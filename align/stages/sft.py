@@ -15,10 +15,10 @@ from align.models.policy import Policy, load_template, open_policy
 from align.objectives.likelihood import nll
 from align.objectives.reduce import Loss
 from align.stages.base import Stage, starting_point
+from align.stages.supervised import fit
 from align.training import checks
-from align.training.loop import train
 from align.training.optim import Group
-from align.training.supervised import SupervisedTask, steps
+from align.training.supervised import steps
 
 
 class Sft(Stage[SftOptions]):
@@ -55,24 +55,19 @@ class Sft(Stage[SftOptions]):
         def objective(batch: TokenBatch, rows: list[TokenRow]) -> Loss:
             return nll(policy.logps(batch)[0], batch.weights)
 
-        task = SupervisedTask(
-            groups=[Group("policy", trainable, o.lr)],
-            rows=self.data.rows,
-            epochs=o.epochs,
-            batch_size=o.batch_size,
-            budget=o.micro_tokens,
-            seed=ctx.seed,
-            objective=objective,
+        done = fit(
+            ctx,
+            policy.model,
+            [Group("policy", trainable, o.lr)],
+            self.data.rows,
+            objective,
             count=lambda rows: sum(sum(r.weights) for row in rows for r in row.responses),
             shown={"loss": "loss"},
         )
-        policy.model.train()
-        train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=o.checkpoint_every)
-        policy.model.eval()
         policy.save(out)
         return {
             "kind": self.kind,
-            "steps": task.total,
+            "steps": done,
             "rows": len(self.data.rows),
             "dropped": self.data.dropped,
             "before": before,

@@ -69,7 +69,7 @@ def test_a_stale_note_of_a_living_process_does_not_block(tmp_path: Path) -> None
         json.dumps({"pid": os.getppid(), "host": "elsewhere", "started": "x"})
     )
     with hold(tmp_path / "run"):
-        pass
+        assert json.loads((tmp_path / "run" / "lock.json").read_text())["pid"] == os.getpid()
 
 
 def test_in_one_process_too(tmp_path: Path) -> None:
