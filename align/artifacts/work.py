@@ -64,7 +64,8 @@ class Work:
     Attributes:
         folder: `<kind>-<key12>.work`.
         metrics: Rows of the stage so far.
-        exact: False once a state was resumed that other versions of the libraries had written.
+        exact: False once a state was resumed that other versions of the libraries, or another number of
+            threads, had written.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Work:
         from safetensors.torch import load_file
 
         folder = self._path(found.info["step"])
-        self._compare_versions(found)
+        self._compare_circumstances(found)
         with guard(folder):
             tensors = load_file(folder / TENSORS)
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
@@ -152,7 +153,7 @@ class Work:
         """
         text = _to_json(state, f"{self.stage or self.folder.name}, state at step {step}")
         arrays = _storable(tensors)
-        info = {"step": step, "exact": self.exact}
+        info = {"step": step, "exact": self.exact, "threads": _threads()}
         needed = len(text) + sum(array.nbytes for array in arrays.values())
         self.metrics.sync()
         with commit(
@@ -201,12 +202,14 @@ class Work:
             what = f"is the state of another stage ({found.stage or 'unnamed'}, key {found.key[:12]})"
             raise IntegrityError(str(self._path(step)), what, "remove it")
 
-    def _compare_versions(self, found: Manifest) -> None:
+    def _compare_circumstances(self, found: Manifest) -> None:
         now = manifests.versions()
         old = found.versions
         changed = [f"{name} {old[name]} -> {now.get(name)}" for name in old if old[name] != now.get(name)]
+        if found.info["threads"] != _threads():
+            changed.append(f"threads {found.info['threads']} -> {_threads()}")
         if changed:
-            self.say(f"the saved state is of other versions ({', '.join(changed)}): no longer bit-exact")
+            self.say(f"the saved state was made otherwise ({', '.join(changed)}): no longer bit-exact")
         self.exact = self.exact and found.info["exact"] and not changed
 
     def _prune(self) -> None:
@@ -230,6 +233,13 @@ class Work:
         if not self._deletion_failed:
             self._deletion_failed = True
             self.say(f"an old saved state could not be deleted; tried again later: {path}: {error.strerror}")
+
+
+def _threads() -> int:
+    """CPU threads that sums are cut into; another number rounds otherwise."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _to_json(state: Mapping[str, Any], where: str) -> str:

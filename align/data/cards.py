@@ -194,6 +194,12 @@ def identity(data: Data) -> dict[str, str]:
     return found
 
 
+def splits(data: Data) -> set[tuple[float, str]]:
+    """How its sources hold rows out: part and salt of each."""
+    found = (_resolve(ref)[0].split for ref in references(data))
+    return {(split.test, split.salt) for split in found}
+
+
 # --- rows -----------------------------------------------------------------------------------------------
 
 
@@ -229,6 +235,15 @@ def load(data: Data, expect: Expect, split: Part, *, max_drop: float = 0.01) -> 
             name, f"has no rows {use}{_told(left_out)}", "check the source, its size and the card's split"
         )
     return Dataset(name, rows, dict(left_out))
+
+
+def openings(data: Data, split: Part) -> set[str]:
+    """The folded first user turns of one part: equal for rows that are held out together.
+
+    Raises:
+        DataError: A source that cannot be read.
+    """
+    return {opening(row) for ref in references(data) for row in _load_one(ref, "prompts", 1.0).parts[split]}
 
 
 def _load_one(ref: DataRef, expect: Expect, max_drop: float) -> _Source:

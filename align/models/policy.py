@@ -29,34 +29,20 @@ from align.engine.forward import states
 from align.engine.head import token_logps
 from align.errors import ConfigError, IntegrityError, NumericsError
 from align.models import adapters
+from align.models.opened import OpenedModel
 
 REFERENCE = "reference"
 
 
 @dataclass
-class Policy:
+class Policy(OpenedModel):
     """A causal language model that can be trained, sampled from and compared with its starting point.
 
     Attributes:
-        model: The plain model, or peft's wrapper around it.
-        template: Tokenizer and chat template.
-        base: Folder of the original base model.
         frozen: The reference as a second model, where there is no adapter to switch.
     """
 
-    model: nn.Module
-    template: ChatTemplate
-    base: Path
     frozen: PreTrainedModel | None = None
-
-    @property
-    def plain(self) -> PreTrainedModel:
-        """The transformers model, adapters in place."""
-        return self.model.get_base_model() if adapters.is_peft(self.model) else self.model  # type: ignore[operator,return-value]
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Name -> parameter that learns; the names are stable across processes."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def logps(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs [C] of the scored tokens (differentiable) and entropies [C]."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +15,21 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from align.artifacts.store import Artifact
 from align.config.schema import AnyAdapter, LoraAdapter
-from align.data.template import ChatTemplate
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
 from align.errors import ConfigError, IntegrityError
 from align.models import adapters
+from align.models.opened import OpenedModel
 from align.models.policy import load_checked, load_template
 
 
-@dataclass
-class RewardModel:
-    """Scores [S] at each sequence's last token.
-
-    Attributes:
-        model: The sequence classifier, or peft's wrapper around it.
-        template: Tokenizer and chat template.
-        base: Folder of the original base model.
-    """
-
-    model: nn.Module
-    template: ChatTemplate
-    base: Path
-
-    @property
-    def plain(self) -> PreTrainedModel:
-        """The transformers model, adapters in place."""
-        return self.model.get_base_model() if adapters.is_peft(self.model) else self.model  # type: ignore[operator,return-value]
+class RewardModel(OpenedModel):
+    """Scores [S] at each sequence's last token."""
 
     @property
     def head(self) -> nn.Module:
         """The score head in use."""
         return self.plain.score  # type: ignore[return-value]
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """Name -> parameter that learns."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def set_head(self, weight: Tensor, adapter: str = adapters.ACTIVE) -> None:

@@ -18,7 +18,7 @@ from align.config.schema import AnyModel, GgufModel, HubModel, PathModel, TinyMo
 from align.data.packages import cache_folder, fetch_package
 from align.errors import ConfigError, IntegrityError, ResourceError
 
-CONVERTER = 1  # raise when the conversion of a source changes what it writes
+CONVERTER = 2  # raise when the conversion of a source changes what it writes
 WEIGHTS = "*.safetensors"
 
 
@@ -154,8 +154,7 @@ def _build_tiny(model: TinyModel, folder: Path) -> None:
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    )  # no pad_token_id: it is EOS here, and transformers would zero that row and keep it from learning
     built = LlamaForCausalLM(config)
     torch.set_rng_state(state)
     built.save_pretrained(folder)

@@ -1,8 +1,8 @@
 """Estimators of the divergence between two policies from the log-probabilities of sampled tokens.
 
 All estimate KL(p || q) for tokens sampled from p, per token: J. Schulman, "Approximating KL divergence",
-http://joschu.net/blog/kl-approx.html, 2020. `k1` is unbiased and may be negative, `k2` is biased with little
-variance, `k3` is unbiased and never negative.
+http://joschu.net/blog/kl-approx.html, 2020. `k1` is unbiased and may be negative, `k3` is unbiased and
+never negative.
 """
 
 from __future__ import annotations
@@ -29,24 +29,6 @@ def k1(logps: Tensor, ref_logps: Tensor) -> Tensor:
         [0.5, -1.0]
     """
     return logps - ref_logps
-
-
-def k2(logps: Tensor, ref_logps: Tensor) -> Tensor:
-    """Half the squared log-ratio, (log p - log q)^2 / 2.
-
-    Args:
-        logps: Log-probabilities under the policy that sampled, of any shape.
-        ref_logps: The same tokens under the reference.
-
-    Returns:
-        One number per token, same shape, not negative.
-
-    Example:
-        >>> import torch
-        >>> k2(torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -1.0])).tolist()
-        [0.125, 0.5]
-    """
-    return 0.5 * (logps - ref_logps).square()
 
 
 def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:

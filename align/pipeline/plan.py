@@ -21,6 +21,7 @@ from align.errors import AlignError, Problems, raise_all
 from align.models import sources
 from align.pipeline import changes
 from align.pipeline.ingredients import ingredients, key_of, seed_of
+from align.pipeline.leaks import leaks
 from align.stages.base import Stage, StageContext
 
 REUSED, NEW = "reused", "new"
@@ -223,6 +224,8 @@ def _prepare(plan: Plan, errors: list[AlignError], say: Say) -> None:
     base: Path | None = None
     with _collected(errors), _told_if_long(say, "fetching and converting the base model"):
         base = sources.materialise(plan.recipe.model)
+    with _collected(errors):
+        raise_all(leaks(plan.recipe))
     if base is None:
         return
     for row in plan.rows:

@@ -253,7 +253,21 @@ def test_other_versions_are_said_and_the_promise_is_dropped_for_good(
     assert len(setting.said) == 1
 
 
-def test_the_same_versions_are_exact(setting: Setting) -> None:
+def test_another_number_of_threads_is_said(setting: Setting) -> None:
+    before = torch.get_num_threads()
+    setting.filled(1)
+    torch.set_num_threads(before + 1)
+    try:
+        work = setting.work()
+        work.latest()
+    finally:
+        torch.set_num_threads(before)
+    assert not work.exact
+    told = f"(threads {before} -> {before + 1}): no longer bit-exact"
+    assert setting.said == [f"the saved state was made otherwise {told}"]
+
+
+def test_the_same_circumstances_are_exact(setting: Setting) -> None:
     setting.filled(1)
     work = setting.work()
     work.latest()

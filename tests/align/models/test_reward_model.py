@@ -75,7 +75,7 @@ def test_plain_transformers_gives_the_same_scores(
 
 def test_head_starts_with_the_stated_spread(base: Path) -> None:
     weight = new_reward_model(base, base, None, FULL, layers=None, seed=0).plain.score.weight  # type: ignore[union-attr]
-    assert float(weight.std()) == pytest.approx(1 / math.sqrt(33), rel=0.3)
+    assert weight.std().item() == pytest.approx(1 / math.sqrt(33), rel=0.3)
     again = new_reward_model(base, base, None, FULL, layers=None, seed=1).plain.score.weight  # type: ignore[union-attr]
     assert not torch.equal(weight, again)
 

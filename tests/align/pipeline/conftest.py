@@ -104,6 +104,7 @@ def make_recipe(tmp_path: Path, data: dict[str, str], monkeypatch: pytest.Monkey
     """Recipes on fake stages; `sft={"lr": 1e-3}` changes options, None leaves a stage out."""
     (tmp_path / "base").mkdir()
     monkeypatch.setattr(plans, "stage_class", lambda kind: FakeStage)
+    monkeypatch.setattr(plans, "leaks", lambda recipe: [])  # the data are names only
     monkeypatch.setattr(sources, "identity", lambda model: f"{model.kind}:{getattr(model, 'seed', 0)}")
     monkeypatch.setattr(sources, "materialise", lambda model: tmp_path / "base")
     FakeStage.prepared.clear()

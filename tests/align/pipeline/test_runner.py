@@ -447,7 +447,7 @@ def test_other_versions_on_the_way_are_written_down(
     assert verify(run_folder(recipe) / "stages" / "sft").info["exact"] is False
     assert verify(run_folder(recipe) / "stages" / "rm").info["exact"] is True
     (warning,) = finished[-1][4]
-    assert warning.startswith("sft: the saved state is of other versions (torch 1.0 -> ")
+    assert warning.startswith("sft: the saved state was made otherwise (torch 1.0 -> ")
 
 
 def test_a_moved_folder_of_runs_and_another_working_directory(

@@ -1,0 +1,36 @@
+"""What policy and reward model share: a transformers model, perhaps in peft's wrapper, with its template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from align.data.template import ChatTemplate
+from align.models import adapters
+
+
+@dataclass
+class OpenedModel:
+    """A model that can be read and, where it was opened so, trained.
+
+    Attributes:
+        model: The plain model, or peft's wrapper around it.
+        template: Tokenizer and chat template.
+        base: Folder of the original base model.
+    """
+
+    model: nn.Module
+    template: ChatTemplate
+    base: Path
+
+    @property
+    def plain(self) -> PreTrainedModel:
+        """The transformers model, adapters in place."""
+        return self.model.get_base_model() if adapters.is_peft(self.model) else self.model  # type: ignore[operator,return-value]
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter that learns; the names are stable across processes."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
