@@ -34,3 +34,10 @@ class OpenedModel:
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter that learns; the names are stable across processes."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def sizes(self) -> dict[str, int]:
+        """Numbers of weights, under the names that summaries use."""
+        return {
+            "trainable_parameters": sum(p.numel() for p in self.trainable().values()),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }

@@ -73,6 +73,7 @@ class Dpo(Stage[DpoOptions]):
             "kind": self.kind,
             "steps": done,
             "rows": len(rows),
+            **policy.sizes(),
             "dropped": self.pairs["train"].dropped,
             "held_out": _measure(held_out, o.micro_tokens, objective),
         }

@@ -75,6 +75,7 @@ class Ppo(Stage[PpoOptions]):
             "steps": task.total,
             "iterations": o.iterations,
             "samples": o.iterations * o.prompts_per_iteration * o.samples_per_prompt,
+            "trainable_parameters": sum(p.numel() for g in task.groups for p in g.parameters.values()),
             "reward_scale": {"mean": task.mean, "std": task.std},
             "before": _brief(rounds[0]),
             "after": _brief(rounds[-1]),

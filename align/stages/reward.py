@@ -77,6 +77,7 @@ class Reward(Stage[RewardOptions]):
             "steps": done,
             "rows": len(rows),
             "answers": sum(len(row.responses) for row in rows),
+            **reward.sizes(),
             "dropped": self.tokens["train"].dropped,
             "quality": quality.report(
                 self.texts["train"].rows, self._held_out_texts(), scores, seed=ctx.seed

@@ -50,7 +50,6 @@ class Sft(Stage[SftOptions]):
             starting_point(ctx, o.model), ctx.base, ctx.recipe.model.template, ctx.recipe.adapter, ctx.seed
         )
         before = held_out_nll(policy, self.held_out.rows, o.micro_tokens)
-        trainable = policy.trainable()
 
         def objective(batch: TokenBatch, rows: list[TokenRow]) -> Loss:
             return nll(policy.logps(batch)[0], batch.weights)
@@ -58,7 +57,7 @@ class Sft(Stage[SftOptions]):
         done = fit(
             ctx,
             policy.model,
-            [Group("policy", trainable, o.lr)],
+            [Group("policy", policy.trainable(), o.lr)],
             self.data.rows,
             objective,
             count=lambda rows: sum(sum(r.weights) for row in rows for r in row.responses),
@@ -72,8 +71,7 @@ class Sft(Stage[SftOptions]):
             "dropped": self.data.dropped,
             "before": before,
             "after": held_out_nll(policy, self.held_out.rows, o.micro_tokens),
-            "trainable_parameters": sum(p.numel() for p in trainable.values()),
-            "parameters": sum(p.numel() for p in policy.model.parameters()),
+            **policy.sizes(),
         }
 
 

@@ -9,8 +9,8 @@ What differs by design, and how the tests deal with it:
 
 * Warm-up: the first step of transformers has learning rate 0, that of Align the first part of the rise.
   Without a warm-up the schedules are the same numbers; with one, from its end on (`test_schedules`).
-* Clipping: TRL clips all gradients together, Align each group of parameters. A reward model has two, body and
-  head, and is compared unclipped; SFT and DPO have one, and a limit that bites in some steps.
+* Clipping: TRL clips all gradients of a stage together, and so does Align with a reward model's body and head;
+  the limit bites in some steps.
 * Padding: transformers reads a reward at the last token that is not padding, and never changes the embedding
   of the pad token that a model is loaded with. So TRL's classifier is loaded with a pad token other than EOS.
 * Cutting: TRL cuts a step into equal parts, Align by a budget of tokens. Any cut must give the same step.
@@ -70,7 +70,7 @@ WHOLE, CUT = 10**6, 64  # padded tokens of a micro-batch: the whole step, or two
 FULL, LORA = NoAdapter(kind="none"), LoraAdapter(kind="lora", r=4, alpha=12)
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PAD, EOS, FIRST, VOCABULARY = 0, 2, 3, 300  # of the tokenizer; words are drawn from FIRST on
-HIDDEN, BETA, DECAY, UNCLIPPED = 32, 0.3, 0.1, 1e6
+HIDDEN, BETA, DECAY = 32, 0.3, 0.1
 
 
 @dataclass(frozen=True)
@@ -312,9 +312,9 @@ def test_sft(base: Path, tmp_path: Path, case: Case) -> None:
     ids=str,
 )
 def test_reward_on_pairs(base: Path, tmp_path: Path, case: Case, margin: float, centring: float) -> None:
-    rows, lr = pairs(case.rows), 3e-3 if case.adapter is FULL else 5e-3
+    rows, (lr, clip) = pairs(case.rows), (3e-3, 3.0) if case.adapter is FULL else (5e-3, 3.0)
     options = RewardOptions(
-        kind="reward", margin=margin, centring=centring, **our_options(case, lr, UNCLIPPED)
+        kind="reward", margin=margin, centring=centring, **our_options(case, lr, clip)
     )
     stage = Reward(context(case, options, base, tmp_path))
     stage.texts = {split: Dataset("x", []) for split in ("train", "test")}
@@ -326,7 +326,7 @@ def test_reward_on_pairs(base: Path, tmp_path: Path, case: Case, margin: float, 
         classifier(base),
         RewardConfig(
             center_rewards_coefficient=centring / 4 or None,  # TRL squares the sum, Align the mean
-            **their_options(case, lr, UNCLIPPED, tmp_path),
+            **their_options(case, lr, clip, tmp_path),
         ),
         train_dataset=columns(
             case,
@@ -341,6 +341,7 @@ def test_reward_on_pairs(base: Path, tmp_path: Path, case: Case, margin: float, 
     other, before = theirs(trainer)
     assert_equal(mine, other, before)
     assert_close_metrics(mine, other, ["margin", "accuracy"], 5e-5)
+    assert_clips_some(other, clip)
 
 
 class TokenisedDPOTrainer(DPOTrainer):

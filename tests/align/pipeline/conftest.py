@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from chain_runs import results
 from safetensors.torch import load_file, save_file
 
 from align.artifacts.store import Store
@@ -17,6 +18,7 @@ from align.data import cards
 from align.errors import DataError, Interrupted
 from align.models import sources
 from align.pipeline import plan as plans
+from align.pipeline import runner
 from align.stages.base import Stage
 
 CHAIN: dict[str, Any] = {
@@ -141,3 +143,19 @@ def store(tmp_path: Path) -> Store:
 def fake_stage() -> type[FakeStage]:
     """The class of every stage of those recipes."""
     return FakeStage
+
+
+@pytest.fixture
+def finished(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What the end-of-run summary was given, in place of the summary."""
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(runner, "finish", lambda *given, **named: calls.append((*given, named)))
+    return calls
+
+
+@pytest.fixture
+def wanted(make_recipe: Any, tmp_path: Path) -> dict[str, bytes]:
+    """Results of a run that nothing disturbed, in another folder."""
+    recipe = make_recipe({"runs": str(tmp_path / "undisturbed")})
+    assert runner.run(recipe, []) == 0
+    return results(recipe)
