@@ -16,7 +16,7 @@ from align.config.stages import (
     PpoOptions,
     RewardOptions,
     StageOptions,
-    TrainingOptions,
+    SupervisedOptions,
 )
 
 TINY_CONTEXT = 1024  # of the model that models/sources.py builds
@@ -85,12 +85,14 @@ def _adapter(adapter: BaseModel | None, size: Size) -> list[Finding]:
 
 def _lengths(key: str, options: StageOptions, size: Size) -> list[Finding]:
     """Prompt and answer must fit into the model's context."""
-    if size.context is None or not isinstance(options, TrainingOptions | EvaluateOptions):
+    if size.context is None:
         return []
     if isinstance(options, PpoOptions | EvaluateOptions):
         other, answer = "sampling.max_new_tokens", options.sampling.max_new_tokens
-    else:
+    elif isinstance(options, SupervisedOptions):
         other, answer = "max_answer", options.max_answer
+    else:
+        return []
     if options.max_prompt + answer <= size.context:
         return []
     half = size.context // 2

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from align.config.stages import AnyStage, Strict
 
+ALL_LINEAR = "all-linear"  # peft's word for every linear layer but the output head
 VERSION = 1  # raise when a recipe written before would no longer mean the same
 
 
@@ -68,7 +69,7 @@ class LoraAdapter(Strict):
     r: int = Field(16, ge=1, le=1024, description="rank")
     alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input")
-    targets: str | list[str] = Field("all-linear", description="module names, or all-linear")
+    targets: str | list[str] = Field(ALL_LINEAR, description="module names, or all-linear")
     top_layers: int | None = Field(None, ge=1, description="only the last so many layers; default: all")
 
 

@@ -70,18 +70,23 @@ class TrainingOptions(StageOptions):
         1536, ge=16, description="padded tokens of one forward; cuts batches, changes no result"
     )
     max_prompt: int = Field(512, ge=4, description="tokens; longer prompts lose their middle")
-    max_answer: int = Field(
-        512, ge=2, description="tokens, EOS included; longer answers are cut and EOS is put back"
-    )
     max_drop: float = Field(
         0.01, ge=0, le=1, description="part of the rows that may be dropped before the stage refuses"
+    )
+
+
+class SupervisedOptions(TrainingOptions):
+    """Options of every stage that passes over fixed rows."""
+
+    max_answer: int = Field(
+        512, ge=2, description="tokens, EOS included; longer answers are cut and EOS is put back"
     )
     checkpoint_every: int = Field(
         50, ge=1, description="steps between saved states", json_schema_extra=LOG_ONLY
     )
 
 
-class SftOptions(TrainingOptions):
+class SftOptions(SupervisedOptions):
     """Supervised fine-tuning on assistant turns (likelihood)."""
 
     kind: Literal["sft"]
@@ -92,7 +97,7 @@ class SftOptions(TrainingOptions):
     batch_size: int = Field(8, ge=1, description="conversations per step")
 
 
-class RewardOptions(TrainingOptions):
+class RewardOptions(SupervisedOptions):
     """A reward model from rankings of K answers per prompt."""
 
     kind: Literal["reward"]
@@ -116,7 +121,7 @@ class RewardOptions(TrainingOptions):
     layers: int | None = Field(None, ge=1, description="keep so many lower layers; default: all")
 
 
-class DpoOptions(TrainingOptions):
+class DpoOptions(SupervisedOptions):
     """Direct preference optimisation on the best and the worst answer of each ranking."""
 
     kind: Literal["dpo"]
@@ -184,6 +189,8 @@ class PpoOptions(TrainingOptions):
             raise ValueError(
                 f"{what} prompts_per_iteration x samples_per_prompt = {rows}; try {_divisor(rows)}"
             )
+        if rows < 2 and (self.normalise_reward or self.whiten):
+            raise ValueError("one answer per round has no spread to normalise by; give at least 2")
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature 0 draws nothing to learn from; give 0.7 to 1")
         return self

@@ -14,9 +14,9 @@ from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from safetensors import safe_open
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from align.config.schema import LoraAdapter
+from align.config.schema import ALL_LINEAR, LoraAdapter
 from align.errors import ConfigError, IntegrityError
 
 ACTIVE = "default"
@@ -46,6 +46,34 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     raise ConfigError("model", f"no stack of decoder layers in {type(body).__name__}", "use adapter=none")
 
 
+def targets_of(model: PreTrainedModel, options: LoraAdapter) -> list[str]:
+    """Names of the modules to adapt.
+
+    Raises:
+        ConfigError: A target that names no module.
+    """
+    names = linear_names(model)
+    targets = names if options.targets == ALL_LINEAR else options.targets
+    targets = [targets] if isinstance(targets, str) else list(targets)
+    unknown = sorted(set(targets) - set(names))
+    if unknown:
+        raise ConfigError(
+            "adapter.targets", f"{unknown[0]!r} names no linear layer", f"choose from {', '.join(names)}"
+        )
+    return targets
+
+
+def check_targets(base: Path, options: LoraAdapter) -> None:
+    """See that a model has the modules to adapt, without reading its weights.
+
+    Raises:
+        ConfigError: A target that names no module.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    targets_of(model, options)
+
+
 def attach(
     model: PreTrainedModel,
     options: LoraAdapter,
@@ -68,14 +96,7 @@ def attach(
     Raises:
         ConfigError: A target that names no module.
     """
-    names = linear_names(model)
-    targets = names if options.targets == "all-linear" else options.targets
-    targets = [targets] if isinstance(targets, str) else list(targets)
-    unknown = sorted(set(targets) - set(names))
-    if unknown:
-        raise ConfigError(
-            "adapter.targets", f"{unknown[0]!r} names no linear layer", f"choose from {', '.join(names)}"
-        )
+    targets = targets_of(model, options)
     count = len(decoder_layers(model))
     if options.top_layers is not None and options.top_layers > count:
         raise ConfigError(
@@ -163,6 +184,7 @@ def copy_adapter(peft: nn.Module, name: str) -> None:
         peft.add_adapter(name, peft.peft_config[ACTIVE])
     set_peft_model_state_dict(peft, get_peft_model_state_dict(peft, adapter_name=ACTIVE), adapter_name=name)
     _activate(peft, ACTIVE, learns)
+    peft.train(peft.training)  # peft adds modules in training mode, and their dropout would blur the copy
 
 
 def learning(model: nn.Module) -> set[str]:

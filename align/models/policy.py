@@ -73,10 +73,7 @@ class Policy(OpenedModel):
     def save(self, folder: Path) -> None:
         """Write the artifact's files and open them again to see that nothing is missing."""
         adapters.save(self.model, folder)
-        if not adapters.is_peft(self.model):
-            self.plain.generation_config.save_pretrained(folder)
-        else:
-            _generation_config(self.base, folder)
+        _generation_config(self.base, self.template.eos_id, folder)
         self.template.save(folder)
         adapters.verify_saved(folder, self.trainable())
 
@@ -177,7 +174,11 @@ def quiet() -> None:
     )  # peft calls what will be renamed
 
 
-def _generation_config(base: Path, folder: Path) -> None:
+def _generation_config(base: Path, eos: int, folder: Path) -> None:
+    """The base model's settings, with the token that ends an answer of the template among those that stop."""
     source = base / "generation_config.json"
     settings = json.loads(source.read_text()) if source.exists() else {}
+    known = settings.get("eos_token_id")
+    ends = known if isinstance(known, list) else [] if known is None else [known]
+    settings["eos_token_id"] = known if eos in ends else [*ends, eos] if ends else eos
     (folder / "generation_config.json").write_text(json.dumps(settings, indent=2))

@@ -14,10 +14,11 @@ from typing import Any
 from align.artifacts.disk import readable
 from align.artifacts.manifest import Manifest
 from align.artifacts.store import Artifact, Store, Work
+from align.config.contradictions import contradictions
 from align.config.graph import inputs_of, order
-from align.config.schema import Recipe
-from align.config.stages import OUTPUTS, StageOptions
-from align.errors import AlignError, Problems, raise_all
+from align.config.schema import ALL_LINEAR, LoraAdapter, PathModel, Recipe
+from align.config.stages import OUTPUTS, StageOptions, TrainingOptions
+from align.errors import AlignError, ConfigError, Problems, raise_all
 from align.models import sources
 from align.pipeline import changes
 from align.pipeline.ingredients import ingredients, key_of, seed_of
@@ -228,11 +229,24 @@ def _prepare(plan: Plan, errors: list[AlignError], say: Say) -> None:
         raise_all(leaks(plan.recipe))
     if base is None:
         return
+    with _collected(errors):
+        _refuse_misfits(plan.recipe, base)
     for row in plan.rows:
         if row.artifact is None:
             with _collected(errors), _told_if_long(say, f"{row.name}: reading and tokenising its data"):
                 row.stage = stage_class(row.kind)(_context(plan, row, base))
                 row.steps = row.stage.prepare()
+
+
+def _refuse_misfits(recipe: Recipe, base: Path) -> None:
+    """Refuse what the recipe asks of the base model and it does not have, now that it can be looked at."""
+    found = contradictions(PathModel(kind="path", path=str(base)), recipe.adapter, recipe.stages)
+    raise_all([ConfigError(finding.key, finding.what, finding.fix) for finding in found])
+    trains = any(isinstance(options, TrainingOptions) for options in recipe.stages.values())
+    if trains and isinstance(recipe.adapter, LoraAdapter) and recipe.adapter.targets != ALL_LINEAR:
+        from align.models.adapters import check_targets
+
+        check_targets(base, recipe.adapter)
 
 
 def _context(plan: Plan, row: Row, base: Path) -> StageContext[Any]:

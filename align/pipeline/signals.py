@@ -1,4 +1,4 @@
-"""Ctrl-C once stops after the step in hand with its state saved; twice ends the process at once."""
+"""Ctrl-C once stops at the next edge of the work with its state saved; twice ends the process at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-STOPPING = "stopping after this step; once more stops at once"
+STOPPING = "stopping after this step, of PPO after this round; once more stops at once"
 _STDERR = 2
 
 

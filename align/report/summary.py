@@ -128,8 +128,11 @@ def _export(policy: StageFacts) -> str:
 def _snippet(policy: StageFacts) -> str:
     # Double quotes only, so that the shell's single quotes around it stay readable.
     ask = '[{"role": "user", "content": "Hello"}]'
-    model = json.dumps(str(policy.folder))
-    code = f'from transformers import pipeline; print(pipeline("text-generation", {model})({ask})[0])'
+    # The tokenizer is named: of an adapter's folder transformers would take the base's, with its template.
+    given = (
+        f'P = {json.dumps(str(policy.folder))}; print(pipeline("text-generation", P, tokenizer=P)({ask})[0])'
+    )
+    code = f"from transformers import pipeline; {given}"
     return f"python -c {shlex.quote(code)}   # needs transformers and peft only"
 
 

@@ -183,7 +183,9 @@ def _rewarded(stage: StageFacts) -> list[Finding]:
     if accuracy is None:
         return []
     n = "" if accuracy.n is None else f" of {accuracy.n} prompts"
-    text = f"{_called(stage)} orders held-out answers{n} as people did: {percent(accuracy)} of the pairs"
+    text = (
+        f"{_called(stage)} orders held-out answers{n} as their rankings do: {percent(accuracy)} of the pairs"
+    )
     others = [f"{name} {percent(value)}" for name, value in baselines(stage).items()]
     if others:
         text += f"; for comparison, {', '.join(others)}"

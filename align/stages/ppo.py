@@ -22,6 +22,7 @@ from align.data import cards, tokenize
 from align.data.order import epoch_order
 from align.data.types import Response, TokenRow
 from align.engine.batch import TokenBatch, microbatches
+from align.errors import NumericsError
 from align.evals.refusals import is_refusal
 from align.models.critic import Critic, critic_of
 from align.models.policy import Policy, load_template, open_policy
@@ -42,6 +43,8 @@ from align.training.loop import Micro, train
 from align.training.optim import Group
 
 STEP0 = 1e-3  # the sampler's kernels (one token at a time) and the forward's round differently
+
+SAME = 1e-6  # scores that differ by less differ by rounding
 
 
 class Ppo(Stage[PpoOptions]):
@@ -178,7 +181,7 @@ class PpoTask:
         # answers,    which are those of iteration 0. An answer without EOS pays for it.
         raw = self.score(rollouts)
         if iteration == 0 and o.normalise_reward:
-            self.mean, self.std = float(raw.mean()), float(raw.std().clamp_min(1e-6))
+            self.mean, self.std = self._unit(raw)
             self.critic.mean, self.critic.std = self.mean, self.std
         ended = torch.tensor([r.ended for r in rollouts])
         scores = (raw - self.mean) / self.std - o.missing_eos_penalty * (~ended)
@@ -258,6 +261,18 @@ class PpoTask:
         """[S] raw scores, read at EOS, which is put behind a cut answer."""
         rows = [answer_row(f"{r.id}/{r.sample}", r.prompt, r.ids, self.eos) for r in rollouts]
         return torch.cat(score_rows(self.reward, rows, self.o.micro_tokens))
+
+    def _unit(self, raw: Tensor) -> tuple[float, float]:
+        """Mean and std of the reference's scores [S].
+
+        Raises:
+            NumericsError: They do not differ, so there is nothing to learn.
+        """
+        mean, std = float(raw.mean()), float(raw.std())
+        if std < SAME * max(1.0, abs(mean)):
+            what = f"all {len(raw)} answers of the first round score {mean:.4g}"
+            raise NumericsError(self.name, what, "look at the reward model, and at the samples it was given")
+        return mean, std
 
     def _prompts(self, iteration: int) -> list[TokenRow]:
         """The iteration's prompts: a window over reshuffled passes, a pure function of (seed, iteration).

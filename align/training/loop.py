@@ -117,7 +117,7 @@ def train(
         if task.edge(done) and done < task.total and (stopping or done - saved >= every):
             _save(task, done, parameters, optimizer, work)
             saved = done
-        if stopping and done < task.total:
+        if stopping and saved == done:
             raise Interrupted(
                 "stopped", f"state saved at step {saved} of {task.total}", "the same command resumes"
             )
@@ -163,6 +163,7 @@ def _step(
 
 def _refuse(folder: Path, step: int, what: str, names: list[str]) -> NumericsError:
     """Write the rows of a bad batch down; no step was taken and nothing of it is saved."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "bad_batch.json"
     path.write_text(json.dumps({"step": step + 1, "what": what, "rows": names}, indent=2))
     return NumericsError(

@@ -33,7 +33,8 @@ def capture(
         "python": [version, list(words), gauss],
         "numpy": [kind, int(position), int(has_gauss), float(cached)],
     }
-    return tensors, {"rng": rest}
+    learned = [name for name, p in parameters.items() if optimizer.state.get(p)]
+    return tensors, {"rng": rest, "moments": learned}
 
 
 def restore(
@@ -51,10 +52,9 @@ def restore(
     wanted = {f"model/{name}" for name in parameters} | {"rng/torch", "rng/numpy"}
     moments = {key.split("/", 2)[2] for key in tensors if key.startswith("optimizer/exp_avg/")}
     wanted |= {f"optimizer/{key}/{name}" for name in moments for key in ("exp_avg", "exp_avg_sq", "step")}
-    if moments and moments != set(parameters):
-        raise IntegrityError(
-            where, f"optimizer state of {len(moments)} of {len(parameters)} parameters", "remove it"
-        )
+    if moments != set(state["moments"]):  # of parameters that have not learned yet there are none
+        what = f"optimizer state of {len(moments)} of {len(state['moments'])} parameters"
+        raise IntegrityError(where, what, "remove it to start over")
     for problem, names in (("misses", wanted - set(tensors)), ("has unknown", set(tensors) - wanted)):
         if names:
             raise IntegrityError(
