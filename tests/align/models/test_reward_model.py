@@ -130,3 +130,21 @@ def test_critic_starts_at_the_reward_and_learns_apart(
             p.add_(0.3)
     assert torch.equal(reward.scores(pack(rows(eos))), before), "the reward moved with the critic"
     assert not torch.allclose(critic.values(one), (want - 2.0) / 4.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("adapter", [LORA, FULL], ids=["lora", "full"])
+@torch.no_grad()
+def test_a_head_is_set_in_the_units_of_values(
+    base: Path, tmp_path: Path, adapter: LoraAdapter | NoAdapter
+) -> None:
+    reward = open_reward_model(saved(trained(base, adapter), tmp_path), base, None)
+    scores = reward.scores(pack(rows(reward.template.eos_id)))
+    critic = critic_of(reward)
+    critic.mean, critic.std = 2.0, 4.0
+    batch = pack(rows(reward.template.eos_id), score_all=True)
+    weight = torch.linspace(-1, 1, critic.features(batch).shape[1])
+    critic.set_head(weight, 0.75)
+    torch.testing.assert_close(
+        critic.values(batch), critic.features(batch) @ weight + 0.75, rtol=1e-4, atol=1e-5
+    )
+    assert torch.equal(reward.scores(pack(rows(reward.template.eos_id))), scores), "the reward's head moved"

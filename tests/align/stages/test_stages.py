@@ -12,7 +12,13 @@ from safetensors.torch import load_file
 
 from align.artifacts.store import Artifact, Store
 from align.config.stages import RewardOptions
+from align.data import cards, tokenize
 from align.data.types import Response, TokenRow
+from align.models import adapters
+from align.models.policy import open_policy
+from align.models.reward_model import open_reward_model
+from align.reward.score import answer_row, score_rows
+from align.rollout.generate import generate
 from align.run import main
 from align.stages.reward import ranking_loss
 
@@ -118,6 +124,36 @@ def test_ppo_full_and_lora_leave_the_reward_model_alone(tmp_path: Path, adapter:
     assert rows[1]["objective/kl"] == pytest.approx(0.0, abs=1e-3), (
         "so the policy has not moved before round 2"
     )
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_ppos_samples_are_of_its_starting_point_and_of_what_it_saved(tmp_path: Path, adapter: str) -> None:
+    """Before and after, each answered again by the artifact that it stands for, and scored again."""
+    ppo = {
+        "kind": "ppo", "policy": "sft", "reward": "reward", "prompts": "everyday_prompts", "iterations": 2,
+        "prompts_per_iteration": 4, "epochs": 1, "minibatches": 1, "max_prompt": 32,
+        "sampling": {"max_new_tokens": 8}, "lr": 5e-2,
+    }  # fmt: skip
+    sft = {**SFT, "epochs": 4, "lr": 5e-3}
+    stages = {"sft": sft, "reward": {**REWARD, "model": "sft"}, "ppo": ppo}
+    made = run(tmp_path, stages, "seed=5", f"adapter={adapter}")
+    lines = [json.loads(line) for line in (made["ppo"].path / "samples.jsonl").read_text().splitlines()]
+    base = made["sft"].path if adapter == "none" else Path(adapters.base_of(made["sft"].path))
+    reward = open_reward_model(made["reward"], base, "chatml")
+    data = cards.load("everyday_prompts", "prompts", "train")
+    prompts = {
+        row.id: row for row in tokenize.prompts(data, reward.template, max_prompt=32, max_drop=0.0).rows
+    }
+    rows, eos = [prompts[line["id"]] for line in lines], reward.template.eos_id
+    for side, stage in (("before", "sft"), ("after", "ppo")):
+        policy = open_policy(made[stage], base, "chatml", None)
+        answers = generate(policy.plain, rows, eos=eos, max_new_tokens=8, temperature=1.0, seed=5)
+        texts = [reward.template.decode(list(answer.text_ids(eos))) for answer in answers]
+        assert [line[side] for line in lines] == texts
+        scored = [answer_row(a.id, a.prompt, a.ids, eos) for a in answers]
+        scores = torch.cat(score_rows(reward, scored, 4096)).tolist()
+        assert [line[f"score_{side}"] for line in lines] == pytest.approx(scores, abs=1e-5)
+    assert any(line["before"] != line["after"] for line in lines)
 
 
 def test_margin_of_a_row_does_not_depend_on_its_micro_batch() -> None:
