@@ -80,6 +80,7 @@ def test_length_rule_weighs_prompts_and_not_pairs() -> None:
     few = [_ranking(str(i), ["a", "bb"], [0, 1]) for i in range(2)]  # two pairs: shorter wins
     assert LengthRule().fit([many, *few]).rule == "shorter wins"
     assert LengthRule().fit([]).rule == "longer wins"
+    assert LengthRule().fit([_ranking("even", ["a", "bb", "ccc"], [0, 1, 0])]).rule == "longer wins"
 
 
 def test_ratings_fit_is_a_ridge_regression_within_prompts() -> None:

@@ -48,6 +48,12 @@ def test_curve_by_hand() -> None:
     assert weighed.ece == pytest.approx(4 / 6 * 0.19 + 2 / 6 * 0.455)
 
 
+def test_a_bin_holds_its_lower_edge() -> None:
+    """Equal scores, probability 1/2, share the bin of those that hardly differ."""
+    curve = reliability(np.array([0.5, 0.54, 0.625, 0.75]), np.ones(4), bins=8)
+    assert [(one["p"], one["n"]) for one in curve.bins] == [(0.52, 2.0), (0.625, 1.0), (0.75, 1.0)]
+
+
 @pytest.mark.parametrize("bins", [1, 5, 10])
 def test_error_against_a_loop(bins: int) -> None:
     rng = np.random.default_rng(0)

@@ -1,0 +1,62 @@
+"""The report on a reward model against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from align.data.types import Message, Ranking
+from align.reward.quality import report
+
+ASKED = (Message("user", "tea?"),)
+
+
+def ranking(name: str, answers: tuple[str, ...], tiers: tuple[int, ...], source: str) -> Ranking:
+    return Ranking(name, ASKED, answers, tiers, (), source)
+
+
+# In training the longer answer is better and speaks of water; in the held-out rankings it is the other way
+# about.
+TRAIN = [ranking(str(n), ("boil some water now", "no idea"), (0, 1), "train") for n in range(4)]
+HELD_OUT = [
+    ranking("a", ("no idea", "boil some water now"), (0, 1), "x"),
+    ranking("b", ("boil some water now", "no idea"), (0, 1), "y"),
+    ranking("c", ("no idea", "boil some water now"), (0, 1), "y"),
+]
+SCORES = [np.array([1.0, 0.0]), np.array([3.0, 0.0]), np.array([0.0, 2.0])]
+
+
+def test_baselines_learn_from_training_rankings_alone() -> None:
+    found = report(TRAIN, HELD_OUT, SCORES, seed=0)
+    assert found["baselines"]["length"]["rule"] == "longer wins"
+    assert found["baselines"]["length"]["mean"] == pytest.approx(1 / 3)
+    assert found["baselines"]["bag_of_words"]["mean"] == pytest.approx(1 / 3)
+    assert found["accuracy"]["mean"] == pytest.approx(2 / 3)
+    assert found["accuracy"]["n"] == 3
+
+
+def test_a_source_is_measured_by_its_own_rankings() -> None:
+    found = report(TRAIN, HELD_OUT, SCORES, seed=0)["by_source"]
+    means = {source: {name: one["mean"] for name, one in table.items()} for source, table in found.items()}
+    assert means == {
+        "x": {"reward_model": 1.0, "bag_of_words": 0.0, "length": 0.0},
+        "y": {"reward_model": 0.5, "bag_of_words": 0.5, "length": 0.5},
+    }
+    assert (found["x"]["length"]["n"], found["y"]["length"]["n"]) == (1, 2)
+
+
+def test_calibration_is_that_of_the_reward_model() -> None:
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    # Ahead by 1 and right, by 3 and right, by 2 and wrong: bins .7, .9 and .8.
+    found = report(TRAIN, HELD_OUT, SCORES, seed=0)
+    gaps = (1 - sigmoid(1), 1 - sigmoid(3), sigmoid(2))
+    assert found["ece"] == pytest.approx(sum(gaps) / 3)
+    assert [one["observed"] for one in found["calibration"]] == [1.0, 0.0, 1.0]
+
+
+def test_nothing_held_out_gives_no_report() -> None:
+    assert report(TRAIN, [], [], seed=0) == {}
