@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,8 @@ from align.artifacts.store import Store, Work
 from align.config.stages import SftOptions
 from align.errors import IntegrityError, Interrupted, NumericsError
 from align.objectives.reduce import Loss, Metric
-from align.training.loop import Micro, train
+from align.training import state
+from align.training.loop import Micro, seed_all, train
 from align.training.optim import Group
 
 OPTIONS = SftOptions(kind="sft", data="x", lr=0.1, max_grad_norm=1e9, schedule="linear")
@@ -128,6 +131,25 @@ def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, stop_at: int) 
     assert torch.equal(whole.model.weight, second.model.weight)
 
 
+def test_a_state_carries_the_generators_of_python_and_numpy_too() -> None:
+    """A task may draw from either, as it may from torch's."""
+    model = nn.Linear(2, 1)
+    parameters, optimizer = dict(model.named_parameters()), torch.optim.AdamW(model.parameters())
+    seed_all(5)
+    np.random.standard_normal()  # leaves a second number behind, which is part of the state
+    tensors, rest = state.capture(parameters, optimizer)
+    saved = {name: tensor.clone() for name, tensor in tensors.items()}
+
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.standard_normal()), float(torch.rand(()))
+
+    want = draw()
+    seed_all(6)
+    assert draw() != want
+    state.restore(parameters, optimizer, saved, json.loads(json.dumps(rest)), "here")
+    assert draw() == want
+
+
 def test_a_stop_between_edges_goes_back_to_the_last_edge(tmp_path: Path) -> None:
     whole, first, second = Line(edges=3), Line(edges=3), Line(edges=3)
     want = run(whole, tmp_path / "a").metrics.rows()
@@ -150,6 +172,23 @@ def test_nan_stops_before_the_step_and_names_the_rows(tmp_path: Path) -> None:
     checkpoint = work(tmp_path).latest()
     assert checkpoint is not None
     assert checkpoint.step == 2
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:
+    """The root of 0 is 0, its slope is not finite; the loss alone looks well."""
+    task = Line()
+    before = task.model.weight.detach().clone()
+
+    def root() -> Loss:
+        y = (0.0 * task.model(task.x)).abs().sum().sqrt()
+        return Loss(y, {"square": Metric(y.detach(), 4.0)})
+
+    task.micros = lambda step: ([Micro(root, ("r0", "r1"), 4)], 4.0)  # type: ignore[method-assign]
+    work(tmp_path).folder.mkdir()  # as the lock of a run makes it
+    with pytest.raises(NumericsError, match="step 1: gradient norm nan of line is not finite"):
+        run(task, tmp_path)
+    assert torch.equal(task.model.weight, before), "no step was taken with it"
+    assert json.loads((work(tmp_path).folder / "bad_batch.json").read_text())["rows"] == ["r0", "r1"]
 
 
 def test_a_state_that_lacks_a_part_is_refused_by_name(tmp_path: Path) -> None:
