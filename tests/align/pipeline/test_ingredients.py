@@ -111,6 +111,19 @@ def test_the_content_of_data_and_inputs_and_code_changes_the_key(
     assert key(make_recipe(), "ppo") != after
 
 
+def test_an_edited_template_changes_the_key(
+    make_recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template is no code, so its content counts beside its name."""
+    monkeypatch.setattr(module.template, "FOLDER", tmp_path)
+    keys = []
+    for text in ("{{ one }}", "{{ two }}", "{{ one }}"):
+        (tmp_path / "chatml.jinja").write_text(text)
+        keys.append(key(make_recipe(), "sft"))
+    assert keys[0] != keys[1]
+    assert keys[0] == keys[2]
+
+
 def test_model_template_and_adapter_change_the_key(make_recipe: Any) -> None:
     keys = {
         key(make_recipe(top), "sft")
