@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from align.artifacts.commit import commit
 from align.artifacts.store import Store
@@ -50,6 +51,33 @@ def test_a_broken_one_is_set_aside_with_a_line(store: Store, said: list[str]) ->
     assert "set aside as policy-0123456789ab.broken-1" in said[1]
     assert "policy-0123456789ab/x: changed" in said[1]
     assert store.all() == []
+
+
+def test_one_flipped_byte_of_the_same_size_is_seen(store: Store, said: list[str]) -> None:
+    make(store)
+    (store.path("policy", KEY) / "x").write_text("sfT")
+    assert store.find("policy", KEY) is None
+    assert "policy-0123456789ab/x: changed: 3 bytes" in said[0]
+
+
+def test_each_broken_one_is_kept_under_a_number_of_its_own(store: Store) -> None:
+    for text in ("one", "two", "six"):
+        make(store)
+        (store.path("policy", KEY) / "x").write_text(text)
+        assert store.find("policy", KEY) is None
+    kept = {path.name: (path / "x").read_text() for path in store.root.iterdir()}
+    assert kept == {f"policy-0123456789ab.broken-{n}": t for n, t in ((1, "one"), (2, "two"), (3, "six"))}
+
+
+def test_a_state_under_another_steps_name_is_skipped(store: Store, said: list[str]) -> None:
+    work = store.work("policy", KEY, stage="sft")
+    for step in (2, 4):
+        work.save(step, {"w": torch.full((2,), float(step))}, {})
+    shutil.copytree(work.folder / "checkpoint-2", work.folder / "checkpoint-6")
+    found = work.latest()
+    assert found is not None
+    assert (found.step, found.tensors["w"].tolist()) == (4, [4.0, 4.0])
+    assert "a broken saved state is skipped, step 4 is used" in said[0]
 
 
 def test_two_runs_that_find_the_same_broken_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
