@@ -167,4 +167,5 @@ def _near_key(key: str, path: Sequence[str], options: type[BaseModel]) -> str:
     names: set[str] = set()
     for branch in fields.branches(schema or {}, fields.json_schema(options)):
         names |= set(branch.get("properties", {}))
-    return did_you_mean(path[-1], sorted(names), prefix=key.removesuffix(path[-1]))
+    near = did_you_mean(path[-1], sorted(names), prefix=key.removesuffix(path[-1]))
+    return near or "align keys= lists those there are"

@@ -195,7 +195,7 @@ def _resume(
         work.metrics.truncate(0)
         return 0
     tensors: dict[str, Tensor] = checkpoint.tensors
-    state.restore(parameters, optimizer, tensors, checkpoint.state, f"checkpoint at step {checkpoint.step}")
+    state.restore(parameters, optimizer, tensors, checkpoint.state, str(work.folder))
     task.load(checkpoint.state["task"])
     work.metrics.truncate(checkpoint.state["metrics"])
     progress.note(f"resumes at step {checkpoint.step} of {task.total}")

@@ -9,8 +9,8 @@ What differs by design, and how the tests deal with it:
 
 * Warm-up: the first step of transformers has learning rate 0, that of Align the first part of the rise.
   Without a warm-up the schedules are the same numbers; with one, from its end on (`test_schedules`).
-* Clipping: TRL clips all gradients of a stage together, and so does Align with a reward model's body and head;
-  the limit bites in some steps.
+* Clipping: TRL clips all gradients of a stage together, and so does Align with a reward model's body and
+  head; the limit bites in some steps.
 * Padding: transformers reads a reward at the last token that is not padding, and never changes the embedding
   of the pad token that a model is loaded with. So TRL's classifier is loaded with a pad token other than EOS.
 * Cutting: TRL cuts a step into equal parts, Align by a budget of tokens. Any cut must give the same step.
@@ -313,9 +313,7 @@ def test_sft(base: Path, tmp_path: Path, case: Case) -> None:
 )
 def test_reward_on_pairs(base: Path, tmp_path: Path, case: Case, margin: float, centring: float) -> None:
     rows, (lr, clip) = pairs(case.rows), (3e-3, 3.0) if case.adapter is FULL else (5e-3, 3.0)
-    options = RewardOptions(
-        kind="reward", margin=margin, centring=centring, **our_options(case, lr, clip)
-    )
+    options = RewardOptions(kind="reward", margin=margin, centring=centring, **our_options(case, lr, clip))
     stage = Reward(context(case, options, base, tmp_path))
     stage.texts = {split: Dataset("x", []) for split in ("train", "test")}
     stage.tokens = {"train": Tokenised("x", rows), "test": Tokenised("x")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from align.engine.batch import pack
 from align.models.policy import load_causal
 from align.models.reward_model import open_reward_model
 from align.models.sources import materialise
+from align.report.facts import StageFacts
+from align.report.summary import _snippet
 from align.run import main
 
 PLAIN = """
@@ -86,6 +89,17 @@ def test_plain_transformers_and_peft_open_every_artifact(stages: dict[str, Artif
     answers = [t.encode_answer(text) for text in (TALK[1]["content"], "No.")]
     row = TokenRow("a", tuple(prompt), tuple(Response(tuple(a), (1.0,) * len(a)) for a in answers))
     assert out["scores"] == pytest.approx(reward.scores(pack([row])).tolist(), rel=1e-5, abs=1e-5)
+
+
+def test_the_line_that_the_summary_prints_runs(stages: dict[str, Artifact], tmp_path: Path) -> None:
+    """The tiny base model has no chat template of its own, so the artifact's must be what is used."""
+    line = _snippet(StageFacts("ppo", "ppo", "key", (), stages["ppo"].path.resolve(), 1.0))
+    python, flag, code = shlex.split(line, comments=True)
+    assert (python, flag) == ("python", "-c")
+    command = [sys.executable, flag, code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "'role': 'assistant'" in done.stdout
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ TYPED: list[tuple[str, list[str], list[str]]] = [
         ["stages.sft.epoch=1"],
         ["stages.sft.epoch: no such key; did you mean stages.sft.epochs?"],
     ),
-    ("added unknown key", ["+unknown.key=1"], ["unknown: no such key"]),
+    ("added unknown key", ["+unknown.key=1"], ["unknown: no such key; align keys= lists those there are"]),
     ("out of range", ["stages.sft.lr=-1"], [f"stages.sft.lr: -1 is out of range; {LR}"]),
     ("not finite", ["stages.sft.lr=nan"], [f"stages.sft.lr: nan is not a finite number; {LR}"]),
     ("wrong type", ["stages.sft.lr=abc"], [f"stages.sft.lr: 'abc' is not a number; {LR}"]),

@@ -39,7 +39,11 @@ FILES: list[tuple[str, str | bytes, list[str]]] = [
         f"{SFT}    learing_rate: 1\n",
         [f"{AT}:5: stages.sft.learing_rate: no such key; did you mean stages.sft.lr?"],
     ),
-    ("unknown key at the top", f"{SFT}foo: 1\n", [f"{AT}:5: foo: no such key"]),
+    (
+        "unknown key at the top",
+        f"{SFT}foo: 1\n",
+        [f"{AT}:5: foo: no such key; align keys= lists those there are"],
+    ),
     # 2: wrong types
     ("text for a number", f"{SFT}    lr: abc\n", [f"{AT}:5: stages.sft.lr: 'abc' is not a number; {LR}"]),
     ("quoted number", f"{SFT}    lr: '1e-5'\n", [f"{AT}:5: stages.sft.lr: '1e-5' is not a number; {LR}"]),
@@ -95,7 +99,7 @@ FILES: list[tuple[str, str | bytes, list[str]]] = [
         [
             f"{AT}:8: stages.d.beta: 0 is out of range; give a number above 0 and at most 10",
             f"{AT}:9: stages.d.label_smoothing: 0.5 is out of range; give a number at least 0 and below 0.5",
-            f"{AT}:10: stages.d.clip: no such key",
+            f"{AT}:10: stages.d.clip: no such key; align keys= lists those there are",
         ],
     ),
     # 4: what YAML reads otherwise than it looks
@@ -268,6 +272,16 @@ FILES: list[tuple[str, str | bytes, list[str]]] = [
             f"{AT}:4: stages.ppo: minibatches 5 does not divide "
             "prompts_per_iteration x samples_per_prompt = 16; try 4"
         ],
+    ),
+    (
+        "one answer per round",
+        THREE.replace("prompts: talks", "prompts: talks, prompts_per_iteration: 1, minibatches: 1"),
+        [f"{AT}:4: stages.ppo: one answer per round has no spread to normalise by; give at least 2"],
+    ),
+    (
+        "an option of fixed rows",
+        THREE.replace("prompts: talks", "prompts: talks, max_answer: 5"),
+        [f"{AT}:4: stages.ppo.max_answer: no such key; align keys= lists those there are"],
     ),
     (
         "longer than the model",

@@ -166,3 +166,26 @@ def test_nan_and_missing_weights_are_refused(base: Path, tmp_path: Path) -> None
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(IntegrityError, match=name):
         open_policy(broken, broken, None, None)
+
+
+def test_the_reference_is_read_without_dropout(base: Path) -> None:
+    policy = fresh(base, LoraAdapter(kind="lora", r=4, alpha=8, dropout=0.5))
+    jolt(policy)
+    policy.keep_reference()
+    assert torch.equal(policy.ref_logps(pack(ROWS)), logps(policy))
+
+
+@pytest.mark.parametrize(
+    ("known", "want"), [(None, 2), (2, 2), (1, [1, 2]), ([0, 2], [0, 2]), ([0, 1], [0, 1, 2])]
+)
+def test_generation_stops_at_the_end_token_of_the_template(
+    base: Path, tmp_path: Path, known: object, want: object
+) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": known, "max_length": 9}))
+    policy = open_policy(folder, folder, "chatml", LORA)
+    assert policy.template.eos_id == 2
+    policy.save(tmp_path / "out")
+    saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert saved == {"eos_token_id": want, "max_length": 9}

@@ -29,7 +29,6 @@ CHAIN: dict[str, Any] = {
         "policy": "sft",
         "reward": "rm",
         "prompts": ["talks", "more"],
-        "checkpoint_every": 2,
     },
     "eval": {"kind": "evaluate", "policies": ["sft", "ppo"], "reward": "rm", "prompts": "talks"},
 }

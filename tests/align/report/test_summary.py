@@ -44,8 +44,9 @@ def test_the_summary_line_by_line(make_run: MakeRun, capsys: pytest.CaptureFixtu
         f"report {page}",
         "next   python -m align.run recipe=rlhf   # again: finished stages are reused",
         f"       python -m align.run export={ppo} to=exported merge=true   # plain weights",
-        '       python -c \'from transformers import pipeline; print(pipeline("text-generation", '
-        f'"{ppo}")([{{"role": "user", "content": "Hello"}}])[0])\'   # needs transformers and peft only',
+        f'       python -c \'from transformers import pipeline; P = "{ppo}"; '
+        'print(pipeline("text-generation", P, tokenizer=P)([{"role": "user", "content": "Hello"}])[0])\''
+        "   # needs transformers and peft only",
     ]
     assert "<title>rlhf" in page.read_text()
 

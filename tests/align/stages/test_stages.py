@@ -20,6 +20,7 @@ from align.models.reward_model import open_reward_model
 from align.reward.score import answer_row, score_rows
 from align.rollout.generate import generate
 from align.run import main
+from align.stages.ppo import PpoTask
 from align.stages.reward import ranking_loss
 
 SFT = {
@@ -154,6 +155,20 @@ def test_ppos_samples_are_of_its_starting_point_and_of_what_it_saved(tmp_path: P
         scores = torch.cat(score_rows(reward, scored, 4096)).tolist()
         assert [line[f"score_{side}"] for line in lines] == pytest.approx(scores, abs=1e-5)
     assert any(line["before"] != line["after"] for line in lines)
+
+
+def test_ppo_refuses_a_reward_that_tells_no_answers_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(PpoTask, "score", lambda task, rollouts: torch.full((len(rollouts),), 0.5))
+    ppo = {
+        "kind": "ppo", "policy": "base", "reward": "reward", "prompts": "everyday_prompts", "max_prompt": 32,
+        "prompts_per_iteration": 4, "iterations": 1, "sampling": {"max_new_tokens": 4},
+    }  # fmt: skip
+    with pytest.raises(AssertionError):
+        run(tmp_path, {"reward": REWARD, "ppo": ppo})
+    told = "ppo: all 4 answers of the first round score 0.5; look at the reward model, and at the samples"
+    assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_margin_of_a_row_does_not_depend_on_its_micro_batch() -> None:

@@ -150,12 +150,34 @@ def test_a_state_carries_the_generators_of_python_and_numpy_too() -> None:
     assert draw() == want
 
 
-def test_a_stop_between_edges_goes_back_to_the_last_edge(tmp_path: Path) -> None:
-    whole, first, second = Line(edges=3), Line(edges=3), Line(edges=3)
+def test_a_stop_between_edges_goes_on_to_the_next_edge(tmp_path: Path) -> None:
+    whole, first, second = Line(edges=2), Line(edges=2), Line(edges=2)
     want = run(whole, tmp_path / "a").metrics.rows()
-    with pytest.raises(Interrupted, match="step 3 of 6"):
-        run(first, tmp_path / "b", stop_at=5)
+    w = work(tmp_path / "b")
+    with pytest.raises(Interrupted, match="step 4 of 6"):
+        train(first, OPTIONS, w, Quiet(), lambda: len(w.metrics) >= 3, seed=3, every=100)
+    assert len(w.metrics) == 4, "the round was finished, and nothing of it is lost"
     assert run(second, tmp_path / "b").metrics.rows() == want
+
+
+def test_a_stop_in_the_last_round_ends_the_stage(tmp_path: Path) -> None:
+    w = work(tmp_path)
+    train(Line(edges=4), OPTIONS, w, Quiet(), lambda: len(w.metrics) >= 5, seed=3, every=100)
+    assert len(w.metrics) == 6
+
+
+def test_a_parameter_that_has_not_learned_yet_has_no_moments_and_a_lost_one_is_named() -> None:
+    """While a critic warms up, the policy has no gradient."""
+    model = nn.ModuleDict({"policy": nn.Linear(2, 1), "critic": nn.Linear(2, 1)})
+    parameters = dict(model.named_parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model["critic"](torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    tensors, rest = state.capture(parameters, optimizer)
+    state.restore(parameters, torch.optim.AdamW(model.parameters()), tensors, rest, "here")
+    lost = {name: tensor for name, tensor in tensors.items() if not name.endswith("critic.bias")}
+    with pytest.raises(IntegrityError, match="here: optimizer state of 1 of 2 parameters"):
+        state.restore(parameters, torch.optim.AdamW(model.parameters()), lost, rest, "here")
 
 
 def test_nan_stops_before_the_step_and_names_the_rows(tmp_path: Path) -> None:
