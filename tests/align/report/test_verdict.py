@@ -185,7 +185,8 @@ def test_a_reward_model_stands_beside_its_baselines() -> None:
     run = run_of(stage("reward", REWARD))
     assert [f.text for f in findings(run)] == [
         "the reward model orders held-out answers of 50 prompts as their rankings do: 80.0 % [71.0, 88.0] of "
-        "the pairs; for comparison, bag of words 70.0 % [60.0, 80.0], length (shorter wins) 60.0 % [50.0, 70.0]."
+        "the pairs; for comparison, bag of words 70.0 % [60.0, 80.0], "
+        "length (shorter wins) 60.0 % [50.0, 70.0]."
     ]
     assert cautions(run) == []
 
