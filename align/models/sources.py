@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import logging
 import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
+from align.artifacts import manifest as manifests
+from align.artifacts.commit import commit, remove
 from align.artifacts.lock import hold
 from align.config.schema import AnyModel, GgufModel, HubModel, PathModel, TinyModel
 from align.data.packages import cache_folder, fetch_package
@@ -20,6 +23,7 @@ from align.errors import ConfigError, IntegrityError, ResourceError
 
 CONVERTER = 2  # raise when the conversion of a source changes what it writes
 WEIGHTS = "*.safetensors"
+log = logging.getLogger("align")
 
 
 def identity(model: AnyModel) -> str:
@@ -46,29 +50,39 @@ def materialise(model: AnyModel) -> Path:
     if isinstance(model, PathModel):
         return _check_folder(Path(model.path)).resolve()
     final = cache_folder() / "models" / identity(model).replace(":", "-")
-    if (final / "config.json").exists():
+    if _is_whole(final):
         return final
     with hold(final.parent / f".{final.name}.lock.d", wait=True):
-        if not (final / "config.json").exists():
+        if not _is_whole(final):
             _build_into(model, final)
     return final
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the cache holds the model as it was written; what a disk or a person has torn is made anew."""
+    if not folder.exists():
+        return False
+    try:
+        manifests.verify(folder)
+    except IntegrityError as error:
+        log.warning("the cached base model is made anew: %s: %s", error.where, error.what)
+        return False
+    return True
 
 
 def _build_into(model: GgufModel | TinyModel | HubModel, final: Path) -> None:
     from align.models.policy import quiet
 
     quiet()
-    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-    try:
+    if final.exists():
+        remove(final)
+    with commit(final, kind="base", key=identity(model)) as temporary:
         if isinstance(model, GgufModel):
             _convert_gguf(model, temporary)
         elif isinstance(model, TinyModel):
             _build_tiny(model, temporary)
         else:
             _download(model, temporary)
-        os.replace(temporary, final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_folder(folder: Path) -> Path:
@@ -82,8 +96,7 @@ def _check_folder(folder: Path) -> Path:
         raise ConfigError(
             "model.path", f"{folder} has no {' and no '.join(missing)}", "give a complete folder"
         )
-    config = json.loads((folder / "config.json").read_text())
-    if "auto_map" in config:
+    if "auto_map" in _json_of(folder / "config.json"):
         raise ConfigError(
             str(folder / "config.json"), "'auto_map' asks to run code from the folder", "remove it"
         )
@@ -94,13 +107,28 @@ def _check_folder(folder: Path) -> Path:
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        wanted = set(json.loads(index.read_text())["weight_map"].values())
+        weight_map = _json_of(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ConfigError(str(index), "has no weight_map", "get a complete copy")
+        wanted = set(map(str, weight_map.values()))
         absent = sorted(wanted - {shard.name for shard in shards})
         if absent:
             raise ConfigError(
                 str(index), f"names shards that are not there: {', '.join(absent)}", "download them"
             )
     return folder
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    """A JSON object, or one line about what is in its place."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        what = f"is torn: {' '.join(str(error).split())}"
+        raise ConfigError(str(path), what, "get a complete copy") from None
+    if not isinstance(found, dict):
+        raise ConfigError(str(path), "holds no JSON object", "get a complete copy")
+    return found
 
 
 def _folder_identity(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Base models that are torn, in a folder of the user's or in the cache: one line, or healed; never other weights."""
+"""Torn base models, in a folder of the user's or in the cache: one line, or healed; never other weights."""
 
 from __future__ import annotations
 
