@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from align.artifacts.disk import resource_error
 from align.errors import AlignError, ConfigError, Interrupted
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _dispatch(typed)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the shell: `>&-`
+            sys.stdout.flush()
         return code
     except AlignError as error:
         return _report(error, debug="debug=true" in typed)
@@ -56,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader has what it wanted (`align keys= | head`); Python must not flush into the pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        known = resource_error(error, Path("standard output"))
+        if known is None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left cannot be flushed
+        return _report(known, debug="debug=true" in typed)
 
 
 def _report(error: AlignError, *, debug: bool) -> int:
@@ -118,7 +126,9 @@ def _export(typed: list[str]) -> int:
     given: dict[str, str] = {}
     for word in typed:
         name, _, value = word.partition("=")
-        if name not in EXPORT_KEYS or not value:
+        if name in EXPORT_KEYS and not value:
+            raise ConfigError("command line", f"{name}= has no value", f"give {name}=VALUE")
+        if name not in EXPORT_KEYS:
             hint = did_you_mean(name, EXPORT_KEYS) or "align export=STAGE to=FOLDER merge=true runs=runs"
             raise ConfigError("command line", f"{word!r} is no option of export", hint)
         given[name] = value

@@ -17,7 +17,7 @@ _WRITABLE = "make it writable, or give another folder with runs="
 _FIXES = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
-    errno.EFBIG: _SPACE,
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f); the same command goes on from here",
     errno.EROFS: _WRITABLE,
     errno.EACCES: _WRITABLE,
     errno.EPERM: _WRITABLE,
@@ -27,6 +27,9 @@ _FIXES = {
     errno.ENAMETOOLONG: "use a shorter path",
     errno.EXDEV: "keep the folder of runs on one file system",
     errno.ENOTDIR: "a file is where a folder should be; move it away",
+    errno.EISDIR: "a folder is where a file should be; move it away",
+    errno.ENOTEMPTY: "move away what is there",
+    errno.ELOOP: "links lead in a circle; remove one",
     errno.ENOMEM: "free some memory",
     errno.EBUSY: "close what uses it",
     errno.ESTALE: "the network share went away; mount it again",

@@ -101,9 +101,9 @@ def load(folder: Path) -> Manifest:
             raise IntegrityError(str(path), "missing: the folder was never committed", _FIX)
         text = path.read_bytes()
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, parse_constant=_refuse_constant)
         claimed = fields.pop("sha256")
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise IntegrityError(str(path), "broken: not a manifest", _FIX) from None
     if fields.get("schema") != SCHEMA:
         what = f"has schema {fields.get('schema')!r}; this version reads {SCHEMA}"
@@ -111,8 +111,16 @@ def load(folder: Path) -> Manifest:
     actual = _hash_of(fields)
     if claimed != actual:
         raise IntegrityError(str(path), f"broken: its SHA-256 is {actual}, it says {claimed}", _FIX)
-    fields["files"] = {name: FileEntry(**entry) for name, entry in fields["files"].items()}
-    return Manifest(**fields)
+    try:
+        fields["files"] = {name: FileEntry(**entry) for name, entry in fields["files"].items()}
+        return Manifest(**fields)
+    except (AttributeError, KeyError, TypeError):
+        raise IntegrityError(str(path), "broken: not a manifest of this version", _FIX) from None
+
+
+def _refuse_constant(name: str) -> None:
+    """NaN and its like are no JSON, and no manifest is written with them."""
+    raise ValueError(name)
 
 
 def verify(folder: Path, deep: bool = True) -> Manifest:

@@ -108,6 +108,9 @@ class Composer:
             return self.loader.load_configuration(self.primary, forced, RunMode.RUN)
         except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
             raise in_one_line(error) from None
+        except RecursionError:
+            what = "its defaults lead back to itself"
+            raise ConfigError("recipe", what, "let no recipe build on one that builds on it") from None
 
     def options_of(self, group: str) -> list[str]:
         """Names that can be chosen in a group."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from align.config.stages import AnyStage, Strict
+from align.config.stages import SEEDS, AnyStage, Strict
 
 ALL_LINEAR = "all-linear"  # peft's word for every linear layer but the output head
 VERSION = 1  # raise when a recipe written before would no longer mean the same
@@ -32,7 +32,7 @@ class TinyModel(Strict):
     hidden: int = Field(32, ge=8, le=1024, description="hidden size")
     layers: int = Field(2, ge=1, le=32, description="decoder layers")
     heads: int = Field(4, ge=1, le=32, description="attention heads")
-    seed: int = Field(0, ge=0, description="of its random weights")
+    seed: int = Field(0, ge=0, le=SEEDS, description="of its random weights")
     template: str | None = Field("chatml", description="name of a chat template in align/data/templates")
 
 
@@ -69,7 +69,9 @@ class LoraAdapter(Strict):
     r: int = Field(16, ge=1, le=1024, description="rank")
     alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input")
-    targets: str | list[str] = Field(ALL_LINEAR, description="module names, or all-linear")
+    targets: str | Annotated[list[str], Field(min_length=1)] = Field(
+        ALL_LINEAR, description="module names, or all-linear"
+    )
     top_layers: int | None = Field(None, ge=1, description="only the last so many layers; default: all")
 
 
@@ -80,7 +82,11 @@ class Hardware(Strict):
     """Where it runs."""
 
     threads: int | None = Field(
-        None, ge=1, description="CPU threads; default: all cores", json_schema_extra={"log_only": True}
+        None,
+        ge=1,
+        le=4096,
+        description="CPU threads; default: all cores",
+        json_schema_extra={"log_only": True},
     )
 
 
@@ -88,7 +94,7 @@ class Recipe(Strict):
     """A whole recipe, composed and checked."""
 
     recipe: str = Field(description="name of the recipe")
-    seed: int = Field(0, ge=0, description="of data order, new weights and sampling")
+    seed: int = Field(0, ge=0, le=SEEDS, description="of data order, new weights and sampling")
     model: AnyModel
     adapter: AnyAdapter
     hardware: Hardware

@@ -22,6 +22,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
 from align.config import fields
+from align.config.command_line import DATA_KEYS
 from align.config.refuse import Finding
 from align.config.schema import Recipe
 from align.config.yaml_reader import Document, Key, read, shown
@@ -143,7 +144,8 @@ def _complete(given: Any, kinds: dict[str, Any]) -> Any:
 def _complete_recipe(data: dict[str, Any], name: str, source: Document) -> dict[str, Any]:
     full = {**data, "recipe": name}
     if isinstance(data.get("stages"), dict):
-        full["stages"] = {stage: _complete(given, fields.STAGES) for stage, given in data["stages"].items()}
+        stages = {stage: _listed(given) for stage, given in data["stages"].items()}
+        full["stages"] = {stage: _complete(given, fields.STAGES) for stage, given in stages.items()}
     groups = sorted(written_out(source))
     for group in groups:
         del full[group]
@@ -151,6 +153,13 @@ def _complete_recipe(data: dict[str, Any], name: str, source: Document) -> dict[
     if chosen and isinstance(full.get("defaults", []), list):
         full["defaults"] = [*full.get("defaults", []), *chosen]
     return full
+
+
+def _listed(stage: Any) -> Any:
+    """One source of data as a list of one, since Hydra can put a list over a list, but not over a mapping."""
+    if not isinstance(stage, dict):
+        return stage
+    return {k: [v] if k in DATA_KEYS and isinstance(v, dict) else v for k, v in stage.items()}
 
 
 def _refuse_hydra(source: Document) -> None:

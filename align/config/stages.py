@@ -48,6 +48,7 @@ class DataRef(Strict):
         return self
 
 
+SEEDS = 2**63 - 1  # the largest seed that torch takes
 Data = str | DataRef | list[str | DataRef]
 
 
@@ -55,7 +56,7 @@ class StageOptions(Strict):
     """Options that every stage has."""
 
     kind: str
-    seed: int | None = Field(None, description="overrides the recipe's seed for this stage")
+    seed: int | None = Field(None, ge=0, le=SEEDS, description="overrides the recipe's seed for this stage")
 
 
 class TrainingOptions(StageOptions):

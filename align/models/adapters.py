@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -216,8 +217,17 @@ def save(model: nn.Module, folder: Path) -> None:
     if isinstance(model, PeftModel):
         model.save_pretrained(str(folder), selected_adapters=[ACTIVE], save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
+        _sort_targets(folder / "adapter_config.json")
     else:
         model.save_pretrained(folder)  # type: ignore[operator]
+
+
+def _sort_targets(path: Path) -> None:
+    """Peft writes a set in the order that this process's hashes happen to give."""
+    fields = json.loads(path.read_text())
+    if isinstance(fields["target_modules"], list):
+        fields["target_modules"].sort()
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
 
 
 def verify_saved(folder: Path, trained: dict[str, nn.Parameter]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from align.artifacts.disk import guard
 from align.artifacts.manifest import verify
-from align.errors import ConfigError, NumericsError
+from align.errors import ConfigError, NumericsError, ResourceError
 from align.models import adapters
 from align.models.policy import load_checked
 
@@ -40,29 +42,36 @@ def export(source: str, to: Path, merge: bool, runs: Path) -> Path:
         raise ConfigError(
             f"export={source}", f"is an artifact of kind {manifest.kind}", "export a policy or a reward model"
         )
-    if to.exists():
-        raise ConfigError(f"to={to}", "exists", "give a folder that does not")
-    temporary = to.with_name(f".{to.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    with guard(to):
+        if to.exists():
+            raise ConfigError(f"to={to}", "exists", "give a folder that does not")
+        temporary = to.with_name(f".{to.name}.part")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+        except FileNotFoundError:  # where the system makes folders itself, as in /proc
+            raise ResourceError(str(to), "cannot be made there", "give another folder") from None
+        _write(folder, temporary, to, manifest.kind, merge)
+    return to
+
+
+def _write(folder: Path, temporary: Path, to: Path, kind: str, merge: bool) -> None:
     try:
         if merge and (folder / "adapter_config.json").exists():
-            _merge(folder, temporary, manifest.kind)
+            _merge(folder, temporary, kind)
         else:
             _copy(folder, temporary)
         temporary.rename(to)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return to
 
 
 def _find(source: str, runs: Path) -> Path:
     folder = Path(source)
     if (folder / "manifest.json").exists():
         return folder.resolve()
-    links = (
-        sorted(runs.glob(f"*/stages/{source}"), key=lambda p: p.lstat().st_mtime) if "/" not in source else []
-    )
+    found = [] if "/" in source else runs.glob(f"*/stages/{glob.escape(source)}")
+    links = sorted(found, key=lambda p: p.lstat().st_mtime)
     if not links:
         names = sorted({p.name for p in runs.glob("*/stages/*")})
         known = f"stages of {runs}: {', '.join(names)}" if names else f"{runs} holds no run yet"

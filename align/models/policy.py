@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
@@ -30,8 +31,10 @@ from align.engine.head import token_logps
 from align.errors import ConfigError, IntegrityError, NumericsError
 from align.models import adapters
 from align.models.opened import OpenedModel
+from align.models.sources import read_json
 
 REFERENCE = "reference"
+COPY = "get a complete copy"
 
 
 @dataclass
@@ -114,7 +117,17 @@ def load_template(base: Path, name: str | None) -> ChatTemplate:
     """The tokenizer of the base model with its chat template."""
     from transformers import AutoTokenizer
 
-    return ChatTemplate(AutoTokenizer.from_pretrained(base), name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    except Exception as error:  # of whatever its files hold, the library raises whatever it stumbles over
+        raise IntegrityError(
+            str(base / "tokenizer.json"), f"no tokenizer can be read: {_first_line(error)}", COPY
+        ) from error
+    return ChatTemplate(tokenizer, name)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def load_causal(folder: Path) -> PreTrainedModel:
@@ -126,11 +139,13 @@ def load_causal(folder: Path) -> PreTrainedModel:
         ConfigError: A family whose logits need more than the output projection.
     """
     model, info = load_checked(AutoModelForCausalLM, folder)
-    if info["missing_keys"] or info["mismatched_keys"]:
-        names = ", ".join(sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))[:5])
-        raise IntegrityError(
-            str(folder), f"weights missing or of the wrong shape: {names}", "get a complete copy"
-        )
+    for problem, keys in (
+        ("missing or of the wrong shape", [*info["missing_keys"], *info["mismatched_keys"]]),
+        ("in the file that the model of config.json has no place for", info["unexpected_keys"]),
+    ):
+        if keys:
+            names = ", ".join(sorted(map(str, keys))[:5])
+            raise IntegrityError(str(folder), f"weights {problem}: {names}", "get a complete copy")
     for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         value = getattr(model.config, key, None)
         if value not in (None, 1, 1.0):
@@ -152,10 +167,8 @@ def load_checked(auto: Any, folder: Path, **kwargs: Any) -> tuple[PreTrainedMode
             output_loading_info=True,
             **kwargs,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise IntegrityError(
-            str(folder), f"cannot be opened: {str(error).splitlines()[0]}", "get a complete copy"
-        ) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise IntegrityError(str(folder), f"cannot be opened: {_first_line(error)}", COPY) from error
     for name, p in model.named_parameters():
         bad = int((~torch.isfinite(p)).sum())
         if bad and name not in info["missing_keys"]:
@@ -177,7 +190,7 @@ def quiet() -> None:
 def _generation_config(base: Path, eos: int, folder: Path) -> None:
     """The base model's settings, with the token that ends an answer of the template among those that stop."""
     source = base / "generation_config.json"
-    settings = json.loads(source.read_text()) if source.exists() else {}
+    settings = read_json(source) if source.exists() else {}
     known = settings.get("eos_token_id")
     ends = known if isinstance(known, list) else [] if known is None else [known]
     settings["eos_token_id"] = known if eos in ends else [*ends, eos] if ends else eos

@@ -91,12 +91,15 @@ def _check_folder(folder: Path) -> Path:
         raise ConfigError(
             "model.path", f"{str(folder)!r} is not a folder", "give a folder in Hugging Face's layout"
         )
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir() and not path.is_file():  # a FIFO would be waited for, for ever
+            raise ConfigError(str(path), "is neither a file nor a folder", "get a complete copy")
     missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
     if missing:
         raise ConfigError(
             "model.path", f"{folder} has no {' and no '.join(missing)}", "give a complete folder"
         )
-    if "auto_map" in _json_of(folder / "config.json"):
+    if "auto_map" in read_json(folder / "config.json"):
         raise ConfigError(
             str(folder / "config.json"), "'auto_map' asks to run code from the folder", "remove it"
         )
@@ -107,7 +110,7 @@ def _check_folder(folder: Path) -> Path:
         )
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        weight_map = _json_of(index).get("weight_map")
+        weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise ConfigError(str(index), "has no weight_map", "get a complete copy")
         wanted = set(map(str, weight_map.values()))
@@ -119,7 +122,7 @@ def _check_folder(folder: Path) -> Path:
     return folder
 
 
-def _json_of(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or one line about what is in its place."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

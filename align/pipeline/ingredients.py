@@ -18,6 +18,7 @@ from align.config.graph import BASE, inputs_of
 from align.config.schema import Recipe
 from align.config.stages import DataRef, StageOptions, TrainingOptions
 from align.data import cards, template
+from align.errors import DataError
 from align.models import sources
 from align.pipeline.codehash import code_of
 
@@ -55,7 +56,12 @@ def ingredients(recipe: Recipe, name: str, keys: Mapping[str, str]) -> dict[str,
     if isinstance(options, TrainingOptions):
         found.update(_flat("adapter", resolved(recipe.adapter)))
     for field in data_fields(options):
-        found.update(_data(field, getattr(options, field)))
+        try:
+            found.update(_data(field, getattr(options, field)))
+        except DataError as error:
+            if error.where != "data":
+                raise
+            raise DataError(f"stages.{name}.{field}", error.what, error.fix) from None
     code = code_of(f"align.stages.{options.kind}")
     return found | {f"{CODE}{module}": digest for module, digest in code.items()}
 

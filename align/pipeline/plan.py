@@ -225,8 +225,9 @@ def _prepare(plan: Plan, errors: list[AlignError], say: Say) -> None:
     base: Path | None = None
     with _collected(errors), _told_if_long(say, "fetching and converting the base model"):
         base = sources.materialise(plan.recipe.model)
-    with _collected(errors):
-        raise_all(leaks(plan.recipe))
+    if not errors:  # else there may be data that cannot be read
+        with _collected(errors):
+            raise_all(leaks(plan.recipe))
     if base is None:
         return
     with _collected(errors):

@@ -265,6 +265,21 @@ def test_a_closed_pipe_is_no_crash() -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("to", "code", "said"),
+    [(">&-", 0, ""), ("> /dev/full", 4, "standard output: No space left on device (ENOSPC, errno 28); free")],
+)
+def test_output_that_cannot_be_written_is_no_crash(to: str, code: int, said: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = f"{sys.executable} -m align.run keys= {to}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == bool(said)
+
+
 def test_the_module_runs_as_the_script_does() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

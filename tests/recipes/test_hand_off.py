@@ -133,6 +133,20 @@ def test_export_merges_into_the_same_answers(
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
+def test_an_export_to_where_nothing_can_be_written_is_one_line(
+    runs: Path, stages: dict[str, Artifact], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export=ppo", "to=/proc/nope", f"runs={runs}"]) == 4
+    err = capsys.readouterr().err
+    assert err == "/proc/nope: cannot be made there; give another folder\n"
+
+
+def test_the_adapters_config_does_not_depend_on_the_process(stages: dict[str, Artifact]) -> None:
+    targets = json.loads((stages["ppo"].path / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(targets)
+    assert len(targets) > 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -145,6 +159,7 @@ def test_export_merges_into_the_same_answers(
             "export=eval: is an artifact of kind evaluation; export a policy or a reward",
         ),
         (["export=ppo", "to={tmp}"], "to={tmp}: exists; give a folder that does not"),
+        (["export=p*", "to={to}"], "export=p*: is neither an artifact's folder nor a stage that has run"),
     ],
 )
 def test_exports_that_cannot_be(

@@ -82,7 +82,11 @@ def test_without_manifest_the_folder_was_never_committed(folder: Path) -> None:
         verify(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "{}", '{"sha256": "x"}', "\x00" * 100])
+BROKEN = ["", "{", "[]", "null", '"x"', "{}", '{"sha256": "x"}', "\x00" * 100, "[" * 100_000]
+BROKEN.append('{"sha256": "x", "schema": 1, "a": NaN}')
+
+
+@pytest.mark.parametrize("text", BROKEN)
 def test_a_broken_manifest_is_one_line(folder: Path, text: str) -> None:
     (folder / "manifest.json").write_text(text)
     with pytest.raises(IntegrityError, match="manifest.json"):

@@ -9,6 +9,7 @@ import pytest
 
 SFT = "stages:\n  sft:\n    kind: sft\n    data: talks\n"  # key 5 of the stage stands in line 5
 LR = "give a number above 0 and below 1"
+SEED = f"give a whole number at least 0 and at most {2**63 - 1}"
 AT = "my/recipe/mine.yaml"
 
 # (name, overrides, the lines that are shown)
@@ -22,7 +23,14 @@ TYPED: list[tuple[str, list[str], list[str]]] = [
     ("out of range", ["stages.sft.lr=-1"], [f"stages.sft.lr: -1 is out of range; {LR}"]),
     ("not finite", ["stages.sft.lr=nan"], [f"stages.sft.lr: nan is not a finite number; {LR}"]),
     ("wrong type", ["stages.sft.lr=abc"], [f"stages.sft.lr: 'abc' is not a number; {LR}"]),
-    ("negative seed", ["seed=-1"], ["seed: -1 is out of range; give a whole number at least 0"]),
+    ("negative seed", ["seed=-1"], [f"seed: -1 is out of range; {SEED}"]),
+    ("negative seed of a stage", ["stages.sft.seed=-5"], [f"stages.sft.seed: -5 is out of range; {SEED}"]),
+    ("huge seed", [f"seed={2**63}"], [f"seed: {2**63} is out of range; {SEED}"]),
+    (
+        "no targets",
+        ["adapter.targets=[]"],
+        ["adapter.targets: [] is out of range; give text or a list of texts"],
+    ),
     (
         "mistyped stage",
         ["stages.stf.lr=0.1"],
@@ -135,7 +143,7 @@ def test_all_errors_come_at_once_and_are_counted(try_recipe: Callable[..., Any])
         "command line: stages.sft.hf_token: looks like a secret, which a recipe never holds; "
         "set an environment variable such as HF_TOKEN instead",
         "command line: stages.sft.epoch: no such key; did you mean stages.sft.epochs?",
-        "command line: seed: -1 is out of range; give a whole number at least 0",
+        f"command line: seed: -1 is out of range; {SEED}",
         "4 errors, nothing was run. List keys: align keys=stages.sft",
     ]
 

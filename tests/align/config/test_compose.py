@@ -13,7 +13,7 @@ from align.config import command_line, fields
 from align.config.compose import Composed, Composer, RecipeErrors, card_folders
 from align.config.schema import PathModel, TinyModel
 from align.config.source import RECIPES
-from align.config.stages import PpoOptions, SftOptions
+from align.config.stages import DataRef, PpoOptions, SftOptions
 
 SHIPPED = sorted(path.stem for path in (RECIPES / "recipe").glob("*.yaml"))
 TINY = (
@@ -132,6 +132,27 @@ def test_a_recipe_that_builds_on_another(folder: Path) -> None:
     assert built.stages["ppo"] == ppo.model_copy(update={"iterations": 3})
     assert built.stages["sft"] == smoke.stages["sft"]
     assert built.recipe == "mine"
+
+
+@pytest.mark.parametrize(
+    ("typed", "want"),
+    [
+        ("{card: everyday_prompts, limit: 20}", [DataRef(card="everyday_prompts", limit=20)]),
+        ("[{card: everyday_prompts}, mine]", [DataRef(card="everyday_prompts"), "mine"]),
+        ("mine", "mine"),
+    ],
+)
+def test_data_may_be_typed_in_any_form_over_any_form(typed: str, want: Any) -> None:
+    """In this recipe a mapping stands there."""
+    ppo = compose("recipe=smoke", f"stages.ppo.prompts={typed}").recipe.stages["ppo"]
+    assert isinstance(ppo, PpoOptions)
+    assert ppo.prompts == want
+
+
+def test_recipes_that_build_on_one_another_are_refused(folder: Path) -> None:
+    own(folder, "defaults: [mine]\n")
+    with pytest.raises(RecipeErrors, match="its defaults lead back to itself; let no recipe build on one"):
+        compose("recipe=mine", "--config-dir", "my")
 
 
 def test_a_stage_is_added_from_its_kind(folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from align.config.schema import Recipe
+from align.errors import DataError
 from align.pipeline import ingredients as module
 from align.pipeline.ingredients import ingredients, key_of, run_key
 
@@ -78,6 +79,13 @@ def test_every_other_option_changes_the_key(make_recipe: Any, stage: str, change
     changed = make_recipe(**{stage: changes})
     assert key(changed, stage) != key(make_recipe(), stage)
     assert run_key(changed) != run_key(make_recipe())
+
+
+def test_data_that_is_not_there_names_its_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = {"recipe": "r", "model": {"kind": "tiny"}, "adapter": {"kind": "none"}, "hardware": {}}
+    recipe = Recipe.model_validate({**fixed, "stages": {"sft": {"kind": "sft", "data": "nowhere"}}})
+    with pytest.raises(DataError, match=r"^stages.sft.data: no card is called 'nowhere'; cards: "):
+        ingredients(recipe, "sft", {})
 
 
 def test_the_same_data_named_in_another_way_is_the_same(make_recipe: Any) -> None:

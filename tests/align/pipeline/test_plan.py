@@ -157,6 +157,18 @@ def test_two_recipes_share_a_stage(make_recipe: Any, store: Store) -> None:
     assert statuses(build(only, store)) == {"sft": "reused", "dpo": "new"}
 
 
+def test_what_the_base_model_cannot_give_is_refused_before_anything_runs(
+    make_recipe: Any, store: Store, tmp_path: Path
+) -> None:
+    """Of a model that is fetched, the size is known once it is there."""
+    (tmp_path / "base" / "config.json").write_text('{"num_hidden_layers": 3}')
+    hub = {"kind": "hub", "id": "a/b", "revision": "0" * 40}
+    recipe = make_recipe({"model": hub}, rm={"layers": 9})
+    with pytest.raises(ConfigError, match=r"^stages.rm.layers: 9, and the model has 3 layers; try stages.rm"):
+        build(recipe, store)
+    build(make_recipe({"model": hub}, rm={"layers": 3}), store)
+
+
 def test_a_half_done_stage_resumes(make_recipe: Any, store: Store) -> None:
     plan = build(make_recipe(), store)
     work_of(plan, plan["sft"]).save(4, {}, {})

@@ -228,6 +228,6 @@ def test_log_probs_that_are_not_the_samplers_are_refused() -> None:
 
 def test_a_reward_that_sees_its_neighbours_is_refused() -> None:
     task = Scripted([[3, 5, 3, 5]])
-    task.reward.scores = lambda b: torch.full((b.sequences,), float(b.sequences))  # type: ignore
+    task.reward.scores = lambda b: torch.arange(b.sequences) + float(b.sequences)  # type: ignore
     with pytest.raises(NumericsError, match="alone and in a padded batch"):
         task.collect(0)

@@ -80,7 +80,7 @@ def test_it_is_measured_on_held_out_rankings_with_the_answers_it_scored(
         """A score names the answer's first token."""
         return batch.ids[batch.spans[:, 2]].float()
 
-    model = SimpleNamespace(scores=scores, save=lambda out: None)
+    model = SimpleNamespace(scores=scores, save=lambda out: None, sizes=lambda: {"parameters": 7})
     seen: list[Any] = []
     monkeypatch.setattr(reward, "new_reward_model", lambda *a, **k: model)
     monkeypatch.setattr(reward, "fit_head", lambda *a: 1.0)
