@@ -5,7 +5,12 @@ Every error that Align raises on purpose is an `AlignError`; its `exit_code` is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc", re.IGNORECASE
+)
 
 
 class AlignError(Exception):
@@ -52,6 +57,13 @@ class DistributedError(AlignError):
     """A process of a run failed, hung or disagreed."""
 
     exit_code = 5
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in Python, in torch on a CPU, or on a GPU."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error)))
+    )
 
 
 class NumericsError(AlignError):

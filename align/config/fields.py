@@ -123,8 +123,11 @@ def expected(schema: dict[str, Any]) -> Expected:
     if any(option.get("$ref", "").endswith("/DataRef") for option in options):
         return Expected("the name of data", DATA, {"type": "null"} in options)
     real = [option for option in options if option.get("type") != "null"]
-    nouns = [_noun(option) for option in real]
-    return Expected(" or ".join(nouns), _limits(real[0]) if len(real) == 1 else "", len(real) < len(options))
+    optional = len(real) < len(options)
+    if len(real) == 1:
+        return Expected(_noun(real[0]), _limits(real[0]), optional)
+    nouns = [f"{_noun(option)} {_limits(option)}".strip() for option in real]
+    return Expected(" or ".join(nouns), "", optional)
 
 
 def _noun(schema: dict[str, Any]) -> str:

@@ -48,6 +48,7 @@ class DataRef(Strict):
         return self
 
 
+Tokens = Annotated[int, Field(ge=16)] | Literal["auto"]
 SEEDS = 2**63 - 1  # the largest seed that torch takes
 Data = str | DataRef | list[str | DataRef]
 
@@ -67,8 +68,8 @@ class TrainingOptions(StageOptions):
     warmup: float = Field(0.05, ge=0, lt=1, description="part of all steps")
     weight_decay: float = Field(0.0, ge=0, lt=1, description="of AdamW")
     max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to it")
-    micro_tokens: int = Field(
-        1536, ge=16, description="padded tokens of one forward; cuts batches, changes no result"
+    tokens_per_microbatch: Tokens = Field(
+        "auto", description="tokens of one forward; cuts batches, changes no result"
     )
     max_prompt: int = Field(512, ge=4, description="tokens; longer prompts lose their middle")
     max_drop: float = Field(
@@ -212,7 +213,7 @@ class EvaluateOptions(StageOptions):
     limit: int | None = Field(None, ge=1, description="prompts of each source")
     sampling: SamplingOptions = Field(default_factory=SamplingOptions)
     max_prompt: int = Field(512, ge=4, description="tokens; longer prompts lose their middle")
-    micro_tokens: int = Field(4096, ge=16, description="padded tokens of one forward")
+    tokens_per_microbatch: Tokens = Field("auto", description="tokens of one forward; changes no result")
     refusal_text: str = Field("I'm sorry, but I can't help with that.", description="the constant refusal")
 
 

@@ -7,7 +7,7 @@ size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -98,14 +98,55 @@ def pack(rows: Sequence[TokenRow], *, score_all: bool = False) -> TokenBatch:
     )
 
 
-def cut(rows: Sequence[TokenRow], budget: int) -> list[list[int]]:
-    """Group rows into micro-batches of at most `budget` padded tokens, similar lengths together.
+AUTO = 2048  # tokens: products of that many rows run at full speed on a CPU, and the activations stay small
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much goes into one forward; it cuts batches and changes no result.
+
+    Attributes:
+        tokens: At most so many, unless a single row has more.
+        padded: Count the rectangle that the padded forward fills, instead of the unique tokens of the stream.
+    """
+
+    tokens: int
+    padded: bool = False
+
+    def halved(self) -> Budget:
+        """Half of it, for the same work in less memory."""
+        return replace(self, tokens=max(1, self.tokens // 2))
+
+
+def cut(rows: Sequence[TokenRow], budget: Budget) -> list[list[int]]:
+    """Group rows into micro-batches within the budget.
 
     A row is never cut: its responses may be compared with one another. A row above the budget stands alone.
 
     Returns:
         Lists of indices into `rows`; every index once.
     """
+    return _cut_padded(rows, budget.tokens) if budget.padded else _cut_flat(rows, budget.tokens)
+
+
+def _cut_flat(rows: Sequence[TokenRow], budget: int) -> list[list[int]]:
+    """As few groups as hold the rows, about equally full: the longest row first, each into the emptiest."""
+    sizes = [row.unique for row in rows]
+    order = sorted(range(len(rows)), key=lambda i: (-sizes[i], i))
+    for count in range(max(1, -(-sum(sizes) // budget)), len(rows) + 1):
+        groups: list[list[int]] = [[] for _ in range(count)]
+        filled = [0] * count
+        for i in order:
+            emptiest = filled.index(min(filled))
+            groups[emptiest].append(i)
+            filled[emptiest] += sizes[i]
+        if all(load <= budget or len(group) == 1 for load, group in zip(filled, groups, strict=True)):
+            return [group for group in groups if group]
+    return [[i] for i in order]
+
+
+def _cut_padded(rows: Sequence[TokenRow], budget: int) -> list[list[int]]:
+    """Similar lengths together, so that little is padded."""
     longest = [len(row.prompt) + max(len(r.ids) for r in row.responses) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: (-longest[i], i))
     groups: list[list[int]] = []
@@ -123,7 +164,7 @@ def cut(rows: Sequence[TokenRow], budget: int) -> list[list[int]]:
 
 
 def microbatches(
-    rows: Sequence[TokenRow], budget: int, *, score_all: bool = False
+    rows: Sequence[TokenRow], budget: Budget, *, score_all: bool = False
 ) -> Iterator[tuple[list[int], TokenBatch]]:
     """The rows as packed micro-batches with the indices of their rows."""
     for group in cut(rows, budget):

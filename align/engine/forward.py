@@ -1,4 +1,4 @@
-"""The forward that stages call; which path serves it is decided here and nowhere else."""
+"""The forward that stages call; which path serves it is decided when a model is opened (`engine.paths`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from align.engine import padded
+from align.engine import flat, padded
 from align.engine.batch import TokenBatch
 
 
@@ -31,7 +31,8 @@ def states(body: nn.Module, batch: TokenBatch) -> States:
         body: A decoder whose output has `last_hidden_state`.
         batch: The batch.
     """
-    flat = padded.hidden_states(body, batch)
-    scored = padded.index(batch, batch.scored_in, batch.scored_at)
-    last = padded.index(batch, torch.arange(batch.sequences), batch.lengths - 1)
-    return States(scored=flat[scored.to(flat.device)], last=flat[last.to(flat.device)])
+    path = flat if flat.is_prepared(body) else padded
+    found = path.hidden_states(body, batch)
+    scored = path.index(batch, batch.scored_in, batch.scored_at)
+    last = path.index(batch, torch.arange(batch.sequences), batch.lengths - 1)
+    return States(scored=found[scored.to(found.device)], last=found[last.to(found.device)])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from align.data.template import ChatTemplate
+from align.engine import flat
+from align.engine.batch import AUTO, Budget
 from align.models import adapters
 
 
@@ -34,6 +37,12 @@ class OpenedModel:
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter that learns; the names are stable across processes."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def budget(self, tokens: int | Literal["auto"]) -> Budget:
+        """A budget of so many tokens, counted as this model's forward does."""
+        return Budget(
+            AUTO if tokens == "auto" else tokens, padded=not flat.is_prepared(self.plain.base_model)
+        )
 
     def sizes(self) -> dict[str, int]:
         """Numbers of weights, under the names that summaries use."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import logging as hub_logging
 
 from align.artifacts.store import Artifact
 from align.config.schema import AnyAdapter, LoraAdapter
 from align.data.template import ChatTemplate
+from align.engine import paths
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
 from align.engine.head import token_logps
@@ -35,6 +38,7 @@ from align.models.sources import read_json
 
 REFERENCE = "reference"
 COPY = "get a complete copy"
+log = logging.getLogger("align")
 
 
 @dataclass
@@ -175,13 +179,21 @@ def load_checked(auto: Any, folder: Path, **kwargs: Any) -> tuple[PreTrainedMode
             raise NumericsError(
                 str(folder), f"{name} holds {bad} values that are not finite", "get another copy"
             )
+    reason = paths.choose(model)
+    if reason is not None:
+        _say_once(f"{type(model).__name__} takes the padded forward: {reason}")
     return model, info
+
+
+@cache
+def _say_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 def quiet() -> None:
     """Keep transformers' bars and load reports off the screen; what matters of them is checked here."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()
+    hub_logging.disable_progress_bar()
     warnings.filterwarnings(
         "ignore", category=FutureWarning, module="transformers"
     )  # peft calls what will be renamed

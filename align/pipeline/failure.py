@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from align.artifacts.disk import resource_error
-from align.errors import AlignError, Problems, ResourceError
+from align.errors import AlignError, Problems, ResourceError, is_out_of_memory
 
 DEFECT = 1
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
-_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|bad_alloc", re.IGNORECASE)
 _KEY_PATH = re.compile(r"(?:stages|model|adapter|hardware)\.[\w.]+")
 
 
@@ -33,9 +32,9 @@ def explain(error: BaseException, runs: Path, peak_gb: float | None = None) -> B
     """
     if isinstance(error, AlignError):
         return error
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(str(error))):
+    if is_out_of_memory(error):
         peak = "" if peak_gb is None else f" after a peak of {peak_gb:.1f} GB"
-        fix = "lower micro_tokens of the stage, or take a smaller model; the same command resumes"
+        fix = "lower tokens_per_microbatch of the stage, or take a smaller model; the same command resumes"
         return ResourceError("memory", f"ran out{peak}", fix)
     return resource_error(error, runs) or error
 

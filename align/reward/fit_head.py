@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from align.data.types import TokenRow
-from align.engine.batch import TokenBatch, microbatches
+from align.engine.batch import Budget, TokenBatch, microbatches
 from align.engine.forward import states
 from align.models.critic import Critic
 from align.models.reward_model import RewardModel
@@ -18,7 +18,7 @@ FOLDS = 5
 
 
 @torch.no_grad()
-def features(reward: RewardModel, rows: Sequence[TokenRow], budget: int) -> list[Tensor]:
+def features(reward: RewardModel, rows: Sequence[TokenRow], budget: Budget) -> list[Tensor]:
     """For each row [K, D]: the hidden states at its responses' EOS."""
     found: list[Tensor] = [torch.empty(0)] * len(rows)
     for group, batch in microbatches(rows, budget):
@@ -28,7 +28,7 @@ def features(reward: RewardModel, rows: Sequence[TokenRow], budget: int) -> list
     return found
 
 
-def fit_head(reward: RewardModel, rows: Sequence[TokenRow], budget: int) -> float:
+def fit_head(reward: RewardModel, rows: Sequence[TokenRow], budget: Budget) -> float:
     """Set the score head to the ridge-penalised Bradley-Terry fit on frozen features.
 
         min_w  1/B sum_prompts mean_pairs -log sigmoid(w (f_better - f_worse)) + ridge |w|^2

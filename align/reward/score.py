@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from align.data.types import Response, TokenRow
-from align.engine.batch import microbatches
+from align.engine.batch import Budget, microbatches
 from align.models.reward_model import RewardModel
 
 
 @torch.no_grad()
-def score_rows(reward: RewardModel, rows: Sequence[TokenRow], budget: int) -> list[Tensor]:
+def score_rows(reward: RewardModel, rows: Sequence[TokenRow], budget: Budget) -> list[Tensor]:
     """Scores of each row's responses.
 
     Args:
         reward: The reward model.
         rows: Prompts with K responses, each ending in EOS.
-        budget: Padded tokens of one forward.
+        budget: Of one forward.
 
     Returns:
         For each row a tensor [K].

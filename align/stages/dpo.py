@@ -13,7 +13,7 @@ from torch import Tensor
 from align.config.stages import DpoOptions
 from align.data import cards, tokenize
 from align.data.types import TokenRow
-from align.engine.batch import TokenBatch, microbatches
+from align.engine.batch import Budget, TokenBatch, microbatches
 from align.models.policy import Policy, load_template, open_policy
 from align.objectives.preference import dpo_sigmoid
 from align.objectives.reduce import Loss, Metric, merge
@@ -52,8 +52,9 @@ class Dpo(Stage[DpoOptions]):
         policy = open_policy(
             starting_point(ctx, o.model), ctx.base, ctx.recipe.model.template, ctx.recipe.adapter, ctx.seed
         )
+        budget = policy.budget(o.tokens_per_microbatch)
         # Before the loop puts a saved state back, the policy *is* the reference.
-        reference = reference_logps(policy, [*rows, *held_out], o.micro_tokens)
+        reference = reference_logps(policy, [*rows, *held_out], budget)
 
         def objective(batch: TokenBatch, part: Sequence[TokenRow]) -> Loss:
             return pair_loss(policy, batch, part, reference, o.beta, o.label_smoothing)
@@ -61,7 +62,7 @@ class Dpo(Stage[DpoOptions]):
         _loss_is_ln2_at_step_0(policy, rows[:4], objective)
         done = fit(
             ctx,
-            policy.model,
+            policy,
             [Group("policy", policy.trainable(), o.lr)],
             rows,
             objective,
@@ -75,7 +76,7 @@ class Dpo(Stage[DpoOptions]):
             "rows": len(rows),
             **policy.sizes(),
             "dropped": self.pairs["train"].dropped,
-            "held_out": _measure(held_out, o.micro_tokens, objective),
+            "held_out": _measure(held_out, budget, objective),
         }
 
 
@@ -101,7 +102,7 @@ def pair_loss(
 
 
 @torch.no_grad()
-def reference_logps(policy: Policy, rows: Sequence[TokenRow], budget: int) -> dict[str, Tensor]:
+def reference_logps(policy: Policy, rows: Sequence[TokenRow], budget: Budget) -> dict[str, Tensor]:
     """Row id -> [2] log-probs of its chosen and rejected answer under the policy as it stands."""
     found: dict[str, Tensor] = {}
     for group, batch in microbatches(rows, budget):
@@ -113,7 +114,7 @@ def reference_logps(policy: Policy, rows: Sequence[TokenRow], budget: int) -> di
 @torch.no_grad()
 def _loss_is_ln2_at_step_0(policy: Policy, rows: Sequence[TokenRow], objective: Any) -> None:
     """Policy and reference are one at step 0, so the loss is ln 2 whatever beta and smoothing."""
-    groups = microbatches(rows, 10**9)
+    groups = microbatches(rows, Budget(10**9))
     losses = torch.stack(
         [objective(batch, [rows[i] for i in group]).total / len(group) for group, batch in groups]
     )
@@ -121,7 +122,7 @@ def _loss_is_ln2_at_step_0(policy: Policy, rows: Sequence[TokenRow], objective: 
 
 
 @torch.no_grad()
-def _measure(rows: Sequence[TokenRow], budget: int, objective: Any) -> dict[str, float]:
+def _measure(rows: Sequence[TokenRow], budget: Budget, objective: Any) -> dict[str, float]:
     parts: list[dict[str, Metric]] = []
     total = 0.0
     for group, batch in microbatches(rows, budget):

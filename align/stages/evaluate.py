@@ -133,7 +133,8 @@ class Evaluate(Stage[EvaluateOptions]):
         """Log-prob of each row's answer at the sampling temperature."""
         found = [0.0] * len(rows)
         temperature = self.ctx.options.sampling.temperature or 1.0
-        for group, batch in microbatches(rows, self.ctx.options.micro_tokens, score_all=True):
+        budget = policy.budget(self.ctx.options.tokens_per_microbatch)
+        for group, batch in microbatches(rows, budget, score_all=True):
             logps = policy.logps(batch, temperature)[0]
             sums = logps.new_zeros(batch.sequences).index_add(0, batch.scored_in, logps)
             for i, value in zip(group, sums.tolist(), strict=True):
@@ -146,7 +147,7 @@ class Evaluate(Stage[EvaluateOptions]):
         found = {}
         for name, a in answers.items():
             rows = [answer_row(p.id, p.prompt, ids, eos) for p, ids in zip(self.prompts, a.ids, strict=True)]
-            found[name] = torch.cat(score_rows(reward, rows, o.micro_tokens)).tolist()
+            found[name] = torch.cat(score_rows(reward, rows, reward.budget(o.tokens_per_microbatch))).tolist()
         return found
 
     def _judge(self, answers: dict[str, Answers]) -> dict[str, list[float]] | None:

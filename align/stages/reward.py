@@ -67,11 +67,11 @@ class Reward(Stage[RewardOptions]):
         )
         checks.reward_alone_equals_batched(reward, rows[:4])
         if o.head_init == "fit":
-            ridge = fit_head(reward, rows, o.micro_tokens)
+            ridge = fit_head(reward, rows, reward.budget(o.tokens_per_microbatch))
             ctx.reporter.note(f"{ctx.name}: head fitted on frozen features, ridge {ridge:g}")
         done = self._fit(reward, rows)
         reward.save(out)
-        scores = [s.numpy() for s in score_rows(reward, held_out, o.micro_tokens)]
+        scores = [s.numpy() for s in score_rows(reward, held_out, reward.budget(o.tokens_per_microbatch))]
         return {
             "kind": self.kind,
             "steps": done,
@@ -100,7 +100,7 @@ class Reward(Stage[RewardOptions]):
 
         groups = [Group("reward", body, o.lr), Group("head", head, o.head_lr or o.lr, clip_with="reward")]
         shown = {"loss": "loss", "accuracy": "accuracy"}
-        return fit(self.ctx, reward.model, groups, rows, objective, count=len, shown=shown)
+        return fit(self.ctx, reward, groups, rows, objective, count=len, shown=shown)
 
 
 def ranking_loss(scores: Tensor, rows: Sequence[TokenRow], options: RewardOptions) -> Loss:

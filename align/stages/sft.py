@@ -10,7 +10,7 @@ import torch
 from align.config.stages import SftOptions
 from align.data import cards, tokenize
 from align.data.types import TokenRow
-from align.engine.batch import TokenBatch, microbatches
+from align.engine.batch import Budget, TokenBatch, microbatches
 from align.models.policy import Policy, load_template, open_policy
 from align.objectives.likelihood import nll
 from align.objectives.reduce import Loss
@@ -49,14 +49,14 @@ class Sft(Stage[SftOptions]):
         policy = open_policy(
             starting_point(ctx, o.model), ctx.base, ctx.recipe.model.template, ctx.recipe.adapter, ctx.seed
         )
-        before = held_out_nll(policy, self.held_out.rows, o.micro_tokens)
+        before = held_out_nll(policy, self.held_out.rows, policy.budget(o.tokens_per_microbatch))
 
         def objective(batch: TokenBatch, rows: list[TokenRow]) -> Loss:
             return nll(policy.logps(batch)[0], batch.weights)
 
         done = fit(
             ctx,
-            policy.model,
+            policy,
             [Group("policy", policy.trainable(), o.lr)],
             self.data.rows,
             objective,
@@ -70,13 +70,13 @@ class Sft(Stage[SftOptions]):
             "rows": len(self.data.rows),
             "dropped": self.data.dropped,
             "before": before,
-            "after": held_out_nll(policy, self.held_out.rows, o.micro_tokens),
+            "after": held_out_nll(policy, self.held_out.rows, policy.budget(o.tokens_per_microbatch)),
             **policy.sizes(),
         }
 
 
 @torch.no_grad()
-def held_out_nll(policy: Policy, rows: list[TokenRow], budget: int) -> dict[str, float]:
+def held_out_nll(policy: Policy, rows: list[TokenRow], budget: Budget) -> dict[str, float]:
     """Mean negative log-likelihood of the scored tokens, nats per token, and their number."""
     total, count = 0.0, 0.0
     for _, batch in microbatches(rows, budget):

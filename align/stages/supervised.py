@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from align.data.types import TokenRow
+from align.models.opened import OpenedModel
 from align.stages.base import StageContext
 from align.training.loop import train
 from align.training.optim import Group
@@ -16,7 +15,7 @@ from align.training.supervised import Objective, SupervisedTask
 
 def fit(
     ctx: StageContext[Any],
-    model: nn.Module,
+    opened: OpenedModel,
     groups: list[Group],
     rows: Sequence[TokenRow],
     objective: Objective,
@@ -26,8 +25,8 @@ def fit(
     """Train the model, resuming where a state was saved; it is in eval mode before and after.
 
     Args:
-        ctx: Of a stage whose options have epochs, batch_size, micro_tokens and checkpoint_every.
-        model: Put into training mode meanwhile.
+        ctx: Of a stage whose options have epochs, batch_size, tokens_per_microbatch and checkpoint_every.
+        opened: What learns and runs; put into training mode meanwhile.
         groups: What learns.
         rows: The training rows.
         objective: Sum of the loss over a micro-batch.
@@ -39,9 +38,17 @@ def fit(
     """
     o = ctx.options
     task = SupervisedTask(
-        groups, rows, o.epochs, o.batch_size, o.micro_tokens, ctx.seed, objective, count, shown
+        groups,
+        rows,
+        o.epochs,
+        o.batch_size,
+        opened.budget(o.tokens_per_microbatch),
+        ctx.seed,
+        objective,
+        count,
+        shown,
     )
-    model.train()
+    opened.model.train()
     train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=o.checkpoint_every)
-    model.eval()
+    opened.model.eval()
     return task.total

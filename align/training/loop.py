@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from align.artifacts.store import Work
 from align.config.stages import TrainingOptions
-from align.errors import Interrupted, NumericsError
+from align.errors import Interrupted, NumericsError, is_out_of_memory
 from align.objectives.reduce import Loss, Metric, merge
 from align.training import optim, state
+
+HALVINGS = 3  # of a micro-batch, before the stage gives up
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ class Task(Protocol):
 
     def headline(self, row: Mapping[str, float]) -> dict[str, float]:
         """The two or three numbers of the progress line."""
+
+    def halve(self) -> int:
+        """Let a micro-batch hold half as many tokens; returns how many."""
 
     def state(self) -> dict[str, Any]:
         """JSON-able state beyond weights and optimizer."""
@@ -105,7 +110,7 @@ def train(
     saved, unsaid = start, 0
     for step in range(start, task.total):
         optim.set_lr(optimizer, optim.factor(options.schedule, step, task.total, options.warmup))
-        metrics, tokens = _step(task, step, optimizer, options.max_grad_norm, work.folder)
+        metrics, tokens = _fitting_step(task, step, optimizer, options.max_grad_norm, work.folder, progress)
         metrics["lr"] = optimizer.param_groups[0]["lr"]
         row, unsaid = task.after(step, metrics), unsaid + tokens
         if row is not None:
@@ -128,6 +133,24 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def _fitting_step(
+    task: Task, step: int, optimizer: torch.optim.Optimizer, max_norm: float, folder: Path, progress: Progress
+) -> tuple[dict[str, float], int]:
+    """A step; where memory runs out, the same step again in smaller parts, which changes no result."""
+    for attempt in range(HALVINGS + 1):
+        draws = torch.get_rng_state()
+        try:
+            return _step(task, step, optimizer, max_norm, folder)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or attempt == HALVINGS:
+                raise
+        # Outside of the handler: while it lives, the error holds the frames, and with them the activations.
+        optimizer.zero_grad(set_to_none=True)
+        torch.set_rng_state(draws)
+        progress.note(f"step {step + 1}: out of memory; again with {task.halve()} tokens at a time")
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _step(

@@ -9,7 +9,7 @@ from typing import Any
 
 from align.data.order import epoch_order
 from align.data.types import TokenRow
-from align.engine.batch import TokenBatch, microbatches
+from align.engine.batch import Budget, TokenBatch, microbatches
 from align.objectives.reduce import Loss
 from align.training.loop import Micro
 from align.training.optim import Group
@@ -26,7 +26,7 @@ class SupervisedTask:
         rows: The training rows.
         epochs: Passes over them.
         batch_size: Rows per step; the last batch of an epoch may be smaller.
-        budget: Padded tokens of a micro-batch; changes no result.
+        budget: Of a micro-batch.
         seed: Of the order.
         objective: Sum of the loss over a micro-batch.
         count: What a step's summed loss is divided by, over all its rows.
@@ -37,7 +37,7 @@ class SupervisedTask:
     rows: Sequence[TokenRow]
     epochs: int
     batch_size: int
-    budget: int
+    budget: Budget
     seed: int
     objective: Objective
     count: Callable[[Sequence[TokenRow]], float]
@@ -76,6 +76,11 @@ class SupervisedTask:
     def headline(self, row: Mapping[str, float]) -> dict[str, float]:
         """The numbers of the progress line."""
         return {short: row[name] for name, short in self.shown.items() if name in row}
+
+    def halve(self) -> int:
+        """Cut the steps that follow, and the one in hand, into smaller parts."""
+        self.budget = self.budget.halved()
+        return self.budget.tokens
 
     def state(self) -> dict[str, Any]:
         """Nothing: the order is a pure function of the step."""

@@ -201,7 +201,8 @@ def earlier_adapter(base: Path, folder: Path) -> Path:
 def our_options(case: Case, lr: float, clip: float) -> dict[str, Any]:
     return {
         "data": "x", "lr": lr, "schedule": case.schedule, "warmup": 0.0, "weight_decay": DECAY,
-        "max_grad_norm": clip, "micro_tokens": case.budget, "epochs": case.epochs, "batch_size": BATCH,
+        "max_grad_norm": clip, "tokens_per_microbatch": case.budget, "epochs": case.epochs,
+        "batch_size": BATCH,
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from align.models.critic import NAME, critic_of
 from align.models.policy import REFERENCE, open_policy
 from align.models.reward_model import new_reward_model, open_reward_model
 from align.models.sources import materialise
-from align.stages.ppo import PpoTask
+from align.stages.ppo_task import PpoTask
 
 LORA = LoraAdapter(kind="lora", r=4, alpha=8, top_layers=2)
 T, KL, GAMMA, LAM, CLIP, VCLIP, PENALTY = 0.05, 0.3, 0.9, 0.8, 0.2, 0.15, 1.5
@@ -52,7 +52,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> PpoTask:
         kind="ppo", policy="sft", reward="reward", prompts="x", iterations=2, prompts_per_iteration=4,
         samples_per_prompt=3, epochs=1, minibatches=2, sampling=SamplingOptions(max_new_tokens=14,
         temperature=T), kl_coef=KL, gamma=GAMMA, lam=LAM, clip=CLIP, value_clip=VCLIP,
-        missing_eos_penalty=PENALTY, micro_tokens=40,
+        missing_eos_penalty=PENALTY, tokens_per_microbatch=40,
     )  # fmt: skip
     prompts = [TokenRow(f"p{n}", tuple(range(20, 22 + n)), (), source="x") for n in range(6)]
     ctx = SimpleNamespace(options=options, seed=3, name="ppo")

@@ -29,7 +29,15 @@ TYPED: list[tuple[str, list[str], list[str]]] = [
     (
         "no targets",
         ["adapter.targets=[]"],
-        ["adapter.targets: [] is out of range; give text or a list of texts"],
+        ["adapter.targets: [] is out of range; give text or a list of texts with at least 1"],
+    ),
+    (
+        "too few tokens",
+        ["stages.sft.tokens_per_microbatch=3"],
+        [
+            "stages.sft.tokens_per_microbatch: 3 is not a whole number at least 16 or auto; "
+            "give a whole number at least 16 or auto"
+        ],
     ),
     (
         "mistyped stage",

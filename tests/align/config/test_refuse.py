@@ -28,7 +28,7 @@ def test_refused_keys(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["micro_tokens", "max_new_tokens", "key", "target", "targets", "secretary", "lr"]
+    "name", ["tokens_per_microbatch", "max_new_tokens", "key", "target", "targets", "secretary", "lr"]
 )
 def test_harmless_keys(name: str) -> None:
     assert refuse_key(name) is None

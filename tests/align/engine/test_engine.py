@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from align.data.types import Response, TokenRow
 from align.engine import head as head_module
-from align.engine.batch import cut, pack
+from align.engine.batch import Budget, cut, pack
 from align.engine.forward import states
 from align.engine.head import token_logps
 
@@ -100,10 +100,23 @@ def test_head_gradients_equal_autograd_on_full_logits(
 
 def test_cut_keeps_rows_whole_and_within_the_budget() -> None:
     rows = [row(str(n), [1] * n, ([2, 3], [1, 1]), ([2], [1])) for n in (1, 9, 3, 30, 2)]
-    groups = cut(rows, budget=24)
+    groups = cut(rows, Budget(24, padded=True))
     assert sorted(i for g in groups for i in g) == [0, 1, 2, 3, 4]
     assert groups == [[3], [1], [2, 4], [0]]
     for g in groups:
         if len(g) > 1:
             batch = pack([rows[i] for i in g])
             assert batch.sequences * int(batch.lengths.max()) <= 24
+
+
+def test_a_stream_is_cut_into_few_parts_about_equally_full() -> None:
+    # unique tokens: the prompt once, and 3 of two responses
+    rows = [row(str(n), [1] * n, ([2, 3], [1, 1]), ([2], [1])) for n in (7, 5, 4, 3, 2)]
+    assert [r.unique for r in rows] == [10, 8, 7, 6, 5]
+    assert cut(rows, Budget(36)) == [[0, 1, 2, 3, 4]]
+    assert cut(rows, Budget(20)) == [[0, 3], [1, 2, 4]], "10 + 6 and 8 + 7 + 5"
+    assert cut(rows, Budget(19)) == [[0], [1, 4], [2, 3]], "two parts of 18 cannot be had, longest first"
+    assert cut(rows, Budget(1)) == [[0], [1], [2], [3], [4]], "a row is never cut"
+    assert cut([], Budget(9)) == []
+    assert Budget(9, padded=True).halved() == Budget(4, padded=True)
+    assert Budget(1).halved() == Budget(1)

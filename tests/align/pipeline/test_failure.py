@@ -18,7 +18,7 @@ RUNS, LOG = Path("runs"), Path("runs/x/log.txt")
     [
         (DataError("a:3", "is empty", "fill it"), 2, "a:3: is empty; fill it"),
         (NumericsError("step 3", "loss nan"), 6, "step 3: loss nan"),
-        (MemoryError(), 4, "memory: ran out after a peak of 3.2 GB; lower micro_tokens"),
+        (MemoryError(), 4, "memory: ran out after a peak of 3.2 GB; lower tokens_per_microbatch"),
         (OutOfMemoryError("CUDA out of memory. Tried ..."), 4, "memory: ran out after a peak of 3.2 GB"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."), 4, "memory: ran out"),
         (OSError(28, "No space left on device", "a/b"), 4, "a/b: No space left on device (ENOSPC, errno 28)"),

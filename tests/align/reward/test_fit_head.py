@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from align.data.types import Response, TokenRow
-from align.engine.batch import pack
+from align.engine.batch import Budget, pack
 from align.models.reward_model import RewardModel
 from align.reward import fit_head as module
 from align.reward.fit_head import FOLDS, RIDGES, features, fit_head, fit_values
@@ -43,7 +43,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch, prompts: Prompts, copies: int = 1) -
     monkeypatch.setattr(module, "features", lambda reward, rows, budget: [table[r.prompt] for r in rows])
     heads: list[torch.Tensor] = []
     reward: Any = SimpleNamespace(set_head=heads.append)
-    ridge = fit_head(reward, rows * copies, budget=0)
+    ridge = fit_head(reward, rows * copies, Budget(1))
     return ridge, float(heads[0])
 
 
@@ -132,9 +132,10 @@ def test_features_and_scores_stay_with_their_rows() -> None:
         for n in (1, 9, 2, 5)
     ]
     want = [reward.scores(pack([row])) for row in rows]
+    budget = Budget(30)
     for found in (
-        score_rows(reward, rows, 30),
-        [reward.head(f)[:, 0] for f in features(reward, rows, 30)],
+        score_rows(reward, rows, budget),
+        [reward.head(f)[:, 0] for f in features(reward, rows, budget)],
     ):
         for a, b in zip(found, want, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

@@ -10,7 +10,7 @@ import torch
 
 from align.config.stages import EvaluateOptions, SamplingOptions
 from align.data.types import Dataset, Message, Prompt, TokenRow
-from align.engine.batch import TokenBatch
+from align.engine.batch import Budget, TokenBatch
 from align.errors import Interrupted
 from align.rollout.types import Rollout
 from align.stages import evaluate
@@ -27,6 +27,10 @@ class Policy:
     def __init__(self, wiser: float) -> None:
         self.wiser, self.plain = wiser, None
 
+    def budget(self, tokens: object) -> Budget:
+        """Room for all."""
+        return Budget(4096)
+
     def logps(self, batch: TokenBatch, temperature: float) -> tuple[torch.Tensor, None]:
         """[C]."""
         return (self.wiser * (batch.targets == 6).float() - 1.0) / temperature, None
@@ -36,7 +40,7 @@ class Policy:
 def stage(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     options = EvaluateOptions(
         kind="evaluate", policies=["sft", "ppo", "dpo"], reward="rm", prompts="x", judge="ratings",
-        sampling=SamplingOptions(temperature=0.5), micro_tokens=16,
+        sampling=SamplingOptions(temperature=0.5), tokens_per_microbatch=16,
     )  # fmt: skip
     saved: list[dict[str, Any]] = []
     work = SimpleNamespace(

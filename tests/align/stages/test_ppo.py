@@ -12,11 +12,11 @@ from torch import Tensor
 
 from align.config.stages import PpoOptions
 from align.data.types import TokenRow
-from align.engine.batch import TokenBatch
+from align.engine.batch import Budget, TokenBatch
 from align.errors import NumericsError
 from align.rollout.types import Rollout
-from align.stages import ppo
-from align.stages.ppo import PpoTask
+from align.stages import ppo_task
+from align.stages.ppo_task import PpoTask
 
 EOS = 2
 LOGP = -1.0  # of every token as it was sampled
@@ -56,6 +56,7 @@ class Scripted(PpoTask):
         policy = SimpleNamespace(
             template=SimpleNamespace(eos_id=EOS, decode=str),
             trainable=dict,
+            budget=lambda tokens: Budget(tokens if tokens != "auto" else 4096),
             logps=lambda b, t: (torch.full((len(b.targets),), LOGP), None),
             ref_logps=lambda b, t: torch.full((len(b.targets),), LOGP - self.drift[len(self.seeds) - 1]),
         )
@@ -146,9 +147,14 @@ def test_the_critic_is_fitted_to_each_tokens_own_discounted_return(
 ) -> None:
     """Micro-batches put long answers first, so the returns have to follow the rows."""
     seen: list[tuple[TokenBatch, Tensor]] = []
-    monkeypatch.setattr(ppo, "fit_values", lambda critic, batches: seen.extend(batches))
+    monkeypatch.setattr(ppo_task, "fit_values", lambda critic, batches: seen.extend(batches))
     task = Scripted(
-        [[2, 4, 3, 5]], critic_init="fit", gamma=0.5, lam=0.25, normalise_reward=False, micro_tokens=budget
+        [[2, 4, 3, 5]],
+        critic_init="fit",
+        gamma=0.5,
+        lam=0.25,
+        normalise_reward=False,
+        tokens_per_microbatch=budget,
     )
     rows = task.collect(0).rows
     found = {}
@@ -231,3 +237,14 @@ def test_a_reward_that_sees_its_neighbours_is_refused() -> None:
     task.reward.scores = lambda b: torch.arange(b.sequences) + float(b.sequences)  # type: ignore
     with pytest.raises(NumericsError, match="alone and in a padded batch"):
         task.collect(0)
+
+
+def test_a_step_that_is_done_again_does_not_sample_again() -> None:
+    task = Scripted([[3, 5, 3, 5], [9, 9, 8, 9]], kl_coef=0.1, kl_target=0.5)
+    task.micros(0)
+    coefficient, first = task.kl.coef, task.now
+    assert task.halve() == 2048
+    task.micros(0)
+    assert (len(task.seeds), task.kl.coef, task.now) == (1, coefficient, first)
+    task.micros(task.per_round)
+    assert len(task.seeds) == 2

@@ -9,7 +9,7 @@ import pytest
 
 from align.config.stages import RewardOptions
 from align.data.types import Dataset, Message, Ranking
-from align.engine.batch import TokenBatch
+from align.engine.batch import Budget, TokenBatch
 from align.stages import reward
 from align.stages.reward import Reward
 
@@ -56,7 +56,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Reward:
     monkeypatch.setattr(reward, "load_template", lambda base, name: Template())
     options = RewardOptions(
         kind="reward", data="rankings", max_answers=3, max_answer=3, max_prompt=16, epochs=3, batch_size=1,
-        micro_tokens=16,
+        tokens_per_microbatch=16,
     )  # fmt: skip
     recipe = SimpleNamespace(model=SimpleNamespace(template=None), adapter=None)
     ctx: Any = SimpleNamespace(options=options, recipe=recipe, base="base", name="rm", seed=4)
@@ -80,7 +80,12 @@ def test_it_is_measured_on_held_out_rankings_with_the_answers_it_scored(
         """A score names the answer's first token."""
         return batch.ids[batch.spans[:, 2]].float()
 
-    model = SimpleNamespace(scores=scores, save=lambda out: None, sizes=lambda: {"parameters": 7})
+    model = SimpleNamespace(
+        scores=scores,
+        save=lambda out: None,
+        sizes=lambda: {"parameters": 7},
+        budget=lambda tokens: Budget(16),
+    )
     seen: list[Any] = []
     monkeypatch.setattr(reward, "new_reward_model", lambda *a, **k: model)
     monkeypatch.setattr(reward, "fit_head", lambda *a: 1.0)

@@ -20,7 +20,7 @@ from align.models.reward_model import open_reward_model
 from align.reward.score import answer_row, score_rows
 from align.rollout.generate import generate
 from align.run import main
-from align.stages.ppo import PpoTask
+from align.stages.ppo_task import PpoTask
 from align.stages.reward import ranking_loss
 
 SFT = {
@@ -76,7 +76,7 @@ def test_sft_learns_to_imitate(tmp_path: Path, adapter: str) -> None:
 def test_micro_batches_change_nothing(tmp_path: Path) -> None:
     weights = []
     for budget in (64, 4096):
-        made = run(tmp_path / str(budget), {"sft": {**SFT, "micro_tokens": budget}}, "adapter=none")
+        made = run(tmp_path / str(budget), {"sft": {**SFT, "tokens_per_microbatch": budget}}, "adapter=none")
         weights.append(load_file(made["sft"].path / "model.safetensors"))
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=1e-5)
@@ -152,7 +152,7 @@ def test_ppos_samples_are_of_its_starting_point_and_of_what_it_saved(tmp_path: P
         texts = [reward.template.decode(list(answer.text_ids(eos))) for answer in answers]
         assert [line[side] for line in lines] == texts
         scored = [answer_row(a.id, a.prompt, a.ids, eos) for a in answers]
-        scores = torch.cat(score_rows(reward, scored, 4096)).tolist()
+        scores = torch.cat(score_rows(reward, scored, reward.budget(4096))).tolist()
         assert [line[f"score_{side}"] for line in lines] == pytest.approx(scores, abs=1e-5)
     assert any(line["before"] != line["after"] for line in lines)
 

@@ -75,6 +75,11 @@ class Line:
         """The loss."""
         return {"loss": row["loss"]}
 
+    def halve(self) -> int:
+        """Parts of half as many rows."""
+        self.cut = max(1, self.cut // 2)
+        return self.cut
+
     def state(self) -> dict[str, Any]:
         """The statistic."""
         return {"memory": self.memory}
@@ -223,3 +228,80 @@ def test_a_state_that_lacks_a_part_is_refused_by_name(tmp_path: Path) -> None:
     w.save(3, tensors, checkpoint.state)
     with pytest.raises(IntegrityError, match="misses 'optimizer/exp_avg_sq/line/bias'"):
         run(Line(), tmp_path)
+
+
+class _FailingBackward(torch.autograd.Function):
+    """The identity, whose backward runs out of memory while `left` lasts."""
+
+    left = 0
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        if _FailingBackward.left:
+            _FailingBackward.left -= 1
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return grads[0]
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_step_that_runs_out_of_memory_is_done_again_in_smaller_parts(
+    tmp_path: Path, where: str, times: int
+) -> None:
+    whole, short = Line(), Line()
+    want = run(whole, tmp_path / "a").metrics.rows()
+    micros, left = short.micros, [times if where == "forward" else 0]
+
+    def failing(step: int) -> tuple[Iterable[Micro], float]:
+        parts, count = micros(step)
+
+        def loss(part: Micro) -> Loss:
+            if step == 2 and left[0]:
+                left[0] -= 1
+                raise MemoryError
+            made = part.loss()
+            return Loss(_FailingBackward.apply(made.total), made.metrics)  # type: ignore[no-untyped-call]
+
+        if step == 2 and where == "backward" and short.cut == 4:
+            _FailingBackward.left = times
+        return [Micro(lambda part=part: loss(part), part.names, part.tokens) for part in parts], count  # type: ignore[misc]
+
+    short.micros = failing  # type: ignore[method-assign]
+    got = run(short, tmp_path / "b").metrics.rows()
+    assert short.cut == 4 // 2**times
+    for a, b in zip(got, want, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    torch.testing.assert_close(short.model.weight, whole.model.weight, rtol=1e-5, atol=1e-7)
+
+
+def test_it_gives_up_after_three_halvings_and_takes_no_step(tmp_path: Path) -> None:
+    task = Line(cut=16)
+    before = task.model.weight.detach().clone()
+    tries: list[int] = []
+
+    def loss() -> Loss:
+        tries.append(task.cut)
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20 MiB")
+
+    task.micros = lambda step: ([Micro(loss, ("r",), 1)], 1.0)  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(task, tmp_path)
+    assert tries == [16, 8, 4, 2]
+    assert torch.equal(task.model.weight, before)
+
+
+def test_another_error_is_not_tried_again(tmp_path: Path) -> None:
+    task, tries = Line(), []
+
+    def loss() -> Loss:
+        tries.append(1)
+        raise RuntimeError("size mismatch")
+
+    task.micros = lambda step: ([Micro(loss, ("r",), 1)], 1.0)  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        run(task, tmp_path)
+    assert tries == [1]

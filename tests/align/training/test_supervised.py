@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from align.data.types import Response, TokenRow
+from align.engine.batch import Budget
 from align.objectives.reduce import Loss
 from align.training.supervised import SupervisedTask, steps
 
@@ -13,7 +14,7 @@ def test_each_row_once_a_pass_in_another_order() -> None:
     def unused(*_: object) -> Loss:
         raise AssertionError("no loss is asked for")
 
-    task = SupervisedTask([], rows, 2, 3, 64, 0, unused, len, {})
+    task = SupervisedTask([], rows, 2, 3, Budget(64), 0, unused, len, {})
     assert task.total == steps(7, 2, 3) == 2 * 3
     seen = []
     for step in range(task.total):

@@ -1,0 +1,107 @@
+"""Log-probs under a reference are computed once, and again where anything they depend on differs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from align.artifacts.commit import commit
+from align.artifacts.manifest import verify
+from align.artifacts.store import Artifact
+from align.config.schema import TinyModel
+from align.data.types import Response, TokenRow
+from align.stages.reference import cached_logps
+
+ROWS = [
+    TokenRow("a", (5, 6), (Response((7, 2), (1.0, 1.0)), Response((8, 2), (1.0, 1.0)))),
+    TokenRow("b", (9,), (Response((2,), (1.0,)),)),
+]
+
+
+class Asked:
+    """A context, and how often the log-probs were computed with it."""
+
+    def __init__(self) -> None:
+        self.computed, self.notes = 0, []  # type: ignore[var-annotated]
+        model = TinyModel(kind="tiny")
+        reporter = SimpleNamespace(note=self.notes.append)
+        self.ctx: Any = SimpleNamespace(name="dpo", recipe=SimpleNamespace(model=model), reporter=reporter)
+
+    def __call__(self, start: Artifact | Path, rows: list[TokenRow]) -> dict[str, Tensor]:
+        """Ask; a row's log-probs are the negative lengths of its prompt and responses."""
+
+        def compute() -> dict[str, Tensor]:
+            self.computed += 1
+            return {
+                r.id: -torch.tensor([float(len(r.prompt) + 10 * len(x.ids)) for x in r.responses])
+                for r in rows
+            }
+
+        return cached_logps(self.ctx, start, rows, compute)
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "cache"))
+    return Asked()
+
+
+def artifact(folder: Path, weights: bytes, metrics: str = "") -> Artifact:
+    with commit(folder, kind="policy", key=folder.name) as out:
+        (out / "adapter_model.safetensors").write_bytes(weights)
+        (out / "metrics.jsonl").write_text(metrics)
+    return Artifact(folder, verify(folder))
+
+
+def test_the_second_stage_takes_them_from_the_cache(asked: Asked, tmp_path: Path) -> None:
+    first = asked(tmp_path, ROWS)
+    assert {name: part.tolist() for name, part in first.items()} == {"a": [-22.0, -22.0], "b": [-11.0]}
+    turned = [replace(ROWS[0], id="z"), ROWS[1]]
+    second = asked(tmp_path, turned)
+    assert asked.computed == 1, "what a row is called does not matter"
+    assert {name: part.tolist() for name, part in second.items()} == {"z": [-22.0, -22.0], "b": [-11.0]}
+    assert asked.notes == ["dpo: log-probs under the reference are taken from the cache"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [ROWS[0]],
+        [ROWS[1], ROWS[0]],
+        [replace(ROWS[0], prompt=(5, 7)), ROWS[1]],
+        [ROWS[0], replace(ROWS[1], responses=(Response((3,), (1.0,)),))],
+        [ROWS[0], replace(ROWS[1], responses=(Response((2,), (0.5,)),))],
+    ],
+)
+def test_other_tokens_are_computed(asked: Asked, tmp_path: Path, rows: list[TokenRow]) -> None:
+    asked(tmp_path, ROWS)
+    asked(tmp_path, rows)
+    assert asked.computed == 2
+
+
+def test_other_weights_are_computed_and_other_notes_are_not(asked: Asked, tmp_path: Path) -> None:
+    asked(artifact(tmp_path / "one", b"1"), ROWS)
+    asked(artifact(tmp_path / "two", b"1", "x"), ROWS)
+    assert asked.computed == 1
+    asked(artifact(tmp_path / "three", b"2"), ROWS)
+    asked(tmp_path, ROWS)
+    assert asked.computed == 3
+    asked.ctx.recipe.model = TinyModel(kind="tiny", seed=1)
+    asked(tmp_path, ROWS)
+    assert asked.computed == 4
+
+
+def test_what_is_torn_is_computed_again(asked: Asked, tmp_path: Path) -> None:
+    asked(tmp_path, ROWS)
+    (file,) = tmp_path.rglob("logps.safetensors")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert asked(tmp_path, ROWS)["b"].tolist() == [-11.0]
+    assert asked.computed == 2
+    asked(tmp_path, ROWS)
+    assert asked.computed == 2
