@@ -9,9 +9,11 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from align.config.losses import LOSSES, Traits, weights_of
 from align.config.refuse import Finding
 from align.config.schema import LoraAdapter, PathModel, TinyModel
 from align.config.stages import (
+    DpoOptions,
     EvaluateOptions,
     PpoOptions,
     RewardOptions,
@@ -56,6 +58,8 @@ def contradictions(
         findings += _lengths(key, options, size)
         if isinstance(options, RewardOptions):
             findings += _reward(key, options, adapter, size)
+        if isinstance(options, DpoOptions):
+            findings += _dpo(key, options)
         if isinstance(options, PpoOptions):
             findings += _ppo(key, options)
         if isinstance(options, EvaluateOptions):
@@ -135,6 +139,69 @@ def _cut_above_adapter(
             )
         ]
     return []
+
+
+def _dpo(key: str, options: DpoOptions) -> list[Finding]:
+    traits = {name: LOSSES[name] for name in weights_of(options.loss)}
+    on_pairs = [name for name, trait in traits.items() if not trait.rankings]
+    if on_pairs and len(on_pairs) < len(traits):
+        whole = next(name for name in traits if name not in on_pairs)
+        what = f"{whole} reads whole rankings, and {on_pairs[0]} pairs"
+        return [Finding(f"{key}.loss", what, f"name one of them, or try {key}.loss={{sigmoid: 1, nll: 0.2}}")]
+    findings = _smoothing(key, options, traits) + _divergence(key, options, traits)
+    findings += _not_read(key, options, traits)
+    if any(trait.whole_batch for trait in traits.values()) and options.tokens_per_microbatch != "auto":
+        what = f"{options.tokens_per_microbatch} would cut the step that {key}.loss=aot sorts as one"
+        findings.append(
+            Finding(f"{key}.tokens_per_microbatch", what, f"try {key}.tokens_per_microbatch=auto")
+        )
+    return findings
+
+
+def _smoothing(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> list[Finding]:
+    name, names = f"{key}.label_smoothing", ", ".join(traits)
+    if options.label_smoothing == 0 and "exo" in traits:
+        return [Finding(name, "0 makes exo infinite", f"try {name}=0.001")]
+    if options.label_smoothing > 0 and not any(trait.smoothing for trait in traits.values()):
+        what = f"{options.label_smoothing:g} is not read by {key}.loss={names}"
+        return [Finding(name, what, f"try {name}=0, or {key}.loss=sigmoid")]
+    return []
+
+
+def _divergence(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> list[Finding]:
+    name = f"{key}.divergence"
+    if options.divergence != "reverse_kl":
+        unfit = [one for one, trait in traits.items() if trait.reference and not trait.divergence]
+        free = [one for one, trait in traits.items() if not trait.reference]
+        if unfit or len(free) == len(traits):
+            what = f"{options.divergence} is not defined for {key}.loss={(unfit or free)[0]}"
+            return [Finding(name, what, f"try {name}=reverse_kl, or {key}.loss=sigmoid")]
+    if options.divergence == "alpha" and options.alpha is None:
+        return [Finding(f"{key}.alpha", f"is missing, and {name}=alpha reads it", f"try {key}.alpha=0.5")]
+    if options.divergence != "alpha" and options.alpha is not None:
+        what = f"{options.alpha:g} is not read by {name}={options.divergence}"
+        return [Finding(f"{key}.alpha", what, f"try {name}=alpha, or {key}.alpha=null")]
+    return []
+
+
+def _not_read(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> list[Finding]:
+    """Options that were changed and that none of the losses reads."""
+    names = ", ".join(traits)
+    readers = {
+        "discopop_tau": "discopop" in traits,
+        "simpo_gamma": "simpo" in traits,
+        "max_answers": any(trait.rankings for trait in traits.values()),
+        # The other losses read log-probs of whole answers, each token of weight 1.
+        "ld_alpha": all(trait.reference and not trait.rankings for trait in traits.values()),
+    }
+    findings: list[Finding] = []
+    for name, read in readers.items():
+        value, default = getattr(options, name), DpoOptions.model_fields[name].default
+        if not read and value != default:
+            back = "null" if default is None else default
+            what = f"{value:g} has no place in {key}.loss={names}"
+            findings.append(Finding(f"{key}.{name}", what, f"try {key}.{name}={back}"))
+    return findings
 
 
 def _ppo(key: str, options: PpoOptions) -> list[Finding]:

@@ -28,6 +28,7 @@ MODELS = _by_kind(AnyModel)
 ADAPTERS = _by_kind(AnyAdapter)
 STAGES: dict[str, type[BaseModel]] = dict(KINDS)
 TAGGED: dict[str, dict[str, type[BaseModel]]] = {"model": MODELS, "adapter": ADAPTERS}
+MOST_NAMES = 6  # of a choice, before the table of keys gets too wide
 DATA = "a card, a file, {card: ..., path: ...} or a list of these"
 
 
@@ -71,6 +72,9 @@ def find_property(options: type[BaseModel], path: Sequence[str]) -> dict[str, An
                 break
             if "items" in branch and part.isdigit():
                 found = branch["items"]
+                break
+            if isinstance(branch.get("additionalProperties"), dict):
+                found = branch["additionalProperties"]
                 break
         else:
             return None
@@ -134,7 +138,9 @@ def _noun(schema: dict[str, Any]) -> str:
     if "const" in schema:
         return str(schema["const"])
     if "enum" in schema:
-        return "one of " + ", ".join(str(value) for value in schema["enum"])
+        names = [str(value) for value in schema["enum"]]
+        shown = names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], "..."]
+        return "one of " + ", ".join(shown)
     if schema.get("type") == "array" and schema.get("items", {}).get("type") == "string":
         return "a list of texts"
     return NOUNS.get(schema.get("type", "object"), "a mapping")

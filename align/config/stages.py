@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from align.config.losses import LOSSES, weights_of
 
 
 @dataclass(frozen=True)
@@ -123,17 +125,44 @@ class RewardOptions(SupervisedOptions):
     layers: int | None = Field(None, ge=1, description="keep so many lower layers; default: all")
 
 
+LossName = Annotated[str, Field(json_schema_extra={"enum": list(LOSSES)})]
+Weight = Annotated[float, Field(gt=0)]
+
+
 class DpoOptions(SupervisedOptions):
-    """Direct preference optimisation on the best and the worst answer of each ranking."""
+    """Preferences learned directly: from the best and the worst answer of each ranking, or from all."""
 
     kind: Literal["dpo"]
     model: PolicyInput = Field("base", description="policy to start from; also the reference")
     data: Data = Field(description="rankings or pairs")
     lr: float = Field(5e-6, gt=0, lt=1, description="peak learning rate")
     epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
-    batch_size: int = Field(8, ge=1, description="pairs per step")
+    batch_size: int = Field(8, ge=1, description="pairs, or whole rankings, per step")
+    loss: LossName | dict[str, Weight] = Field(
+        "sigmoid", description="name, or {name: weight, ...} for a sum; docs/algorithms.md has them all"
+    )
     beta: float = Field(0.1, gt=0, le=10, description="how strongly it is held to the reference")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="part of labels taken as wrong")
+    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = Field(
+        "reverse_kl", description="that holds it to the reference"
+    )
+    alpha: float | None = Field(
+        None, gt=0, lt=1, description="of divergence=alpha, from reverse KL near 0 to forward KL near 1"
+    )
+    ld_alpha: float | None = Field(
+        None, ge=0, le=1, description="weight of tokens behind the length of the shorter answer; default: 1"
+    )
+    discopop_tau: float = Field(0.05, gt=0, le=1, description="temperature of the blend in discopop")
+    simpo_gamma: float = Field(0.5, ge=0, description="margin of rewards that simpo asks for")
+    max_answers: int = Field(
+        9, ge=2, le=64, description="answers of a whole ranking; more are thinned over the tiers"
+    )
+
+    @field_validator("loss")
+    @classmethod
+    def _losses_are_known(cls, loss: str | dict[str, float]) -> str | dict[str, float]:
+        weights_of(loss)
+        return loss
 
 
 class SamplingOptions(Strict):

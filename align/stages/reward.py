@@ -22,6 +22,7 @@ from align.reward import quality
 from align.reward.fit_head import fit_head
 from align.reward.score import score_rows
 from align.stages.base import Stage, starting_point
+from align.stages.rectangle import padded, rectangle
 from align.stages.supervised import fit
 from align.training import checks
 from align.training.optim import Group
@@ -114,21 +115,15 @@ def ranking_loss(scores: Tensor, rows: Sequence[TokenRow], options: RewardOption
     Returns:
         Sum over the B prompts.
     """
-    sizes = [len(row.responses) for row in rows]
-    padded = torch.nn.utils.rnn.pad_sequence(list(scores.split(sizes)), batch_first=True)
-    mask = torch.arange(padded.shape[1])[None] < torch.tensor(sizes)[:, None]
-    tiers = _rectangle([row.tiers for row in rows], torch.long)
+    shape = rectangle(rows)
+    filled = shape.fill(scores)
     # Rows without ratings get equal ones, so margin 0, whatever rows share their micro-batch.
-    ratings = _rectangle([row.ratings or (0.0,) * len(row.tiers) for row in rows], torch.float32)
-    loss = RANKING_LOSSES.get(options.loss)(padded, tiers, mask, ratings, options.margin)
+    ratings = padded([row.ratings or (0.0,) * len(row.tiers) for row in rows], torch.float32)
+    loss = RANKING_LOSSES.get(options.loss)(filled, shape.tiers, shape.mask, ratings, options.margin)
     if options.centring == 0:
         return loss
-    extra = centring(padded, mask)
+    extra = centring(filled, shape.mask)
     return Loss(loss.total + options.centring * extra.total, {**loss.metrics, **extra.metrics})
-
-
-def _rectangle(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True)
 
 
 STAGE = Reward

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from align.data.types import TokenRow
+from align.engine.batch import Budget
 from align.models.opened import OpenedModel
 from align.stages.base import StageContext
 from align.training.loop import train
@@ -21,6 +22,7 @@ def fit(
     objective: Objective,
     count: Callable[[Sequence[TokenRow]], float],
     shown: Mapping[str, str],
+    budget: Budget | None = None,
 ) -> int:
     """Train the model, resuming where a state was saved; it is in eval mode before and after.
 
@@ -32,22 +34,14 @@ def fit(
         objective: Sum of the loss over a micro-batch.
         count: What a step's summed loss is divided by, over all its rows.
         shown: Metric -> its short name on the progress line.
+        budget: Of a micro-batch; default: that of the options.
 
     Returns:
         The number of steps.
     """
     o = ctx.options
-    task = SupervisedTask(
-        groups,
-        rows,
-        o.epochs,
-        o.batch_size,
-        opened.budget(o.tokens_per_microbatch),
-        ctx.seed,
-        objective,
-        count,
-        shown,
-    )
+    budget = budget or opened.budget(o.tokens_per_microbatch)
+    task = SupervisedTask(groups, rows, o.epochs, o.batch_size, budget, ctx.seed, objective, count, shown)
     opened.model.train()
     train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=o.checkpoint_every)
     opened.model.eval()

@@ -13,7 +13,8 @@ from torch import Tensor
 from align.objectives.advantage import gae
 from align.objectives.likelihood import nll
 from align.objectives.policy import clipped_ratio
-from align.objectives.preference import dpo_sigmoid
+from align.objectives.pairs import Knobs, Pairs
+from align.objectives.preference import listwise_loss, preference_loss
 from align.objectives.ranking import bradley_terry, centring, plackett_luce
 from align.objectives.reduce import Loss, Metric, merge
 from align.objectives.value import clipped_value
@@ -45,6 +46,14 @@ def test_metrics_hold_no_graph() -> None:
     assert not total.requires_grad
 
 
+PAIRS, LISTS = {"sigmoid": 1.0, "ipo": 0.3, "nll": 0.2}, {"plackett_luce": 0.5, "bradley_terry": 1.0}
+
+
+def _pairs(policy: Tensor, ref: Tensor) -> Pairs:
+    tokens = torch.ones(len(policy))
+    return Pairs(policy[:, 0], policy[:, 1], 2 * tokens, 3 * tokens, ref[:, 0], ref[:, 1])
+
+
 def _losses(seed: int) -> dict[str, tuple[Tensor, Callable[[Tensor, slice], Loss]]]:
     """Name -> (input with gradient [ROWS, ...], loss of some of its rows)."""
     g = torch.Generator().manual_seed(seed)
@@ -58,7 +67,8 @@ def _losses(seed: int) -> dict[str, tuple[Tensor, Callable[[Tensor, slice], Loss
         "plackett_luce": (x, lambda a, p: plackett_luce(a[p], tiers[p], mask[p])),
         "bradley_terry": (x, lambda a, p: bradley_terry(a[p], tiers[p], mask[p], y[p], 0.3)),
         "centring": (x, lambda a, p: centring(a[p], mask[p])),
-        "dpo": (x, lambda a, p: dpo_sigmoid(a[p, 0], a[p, 1], y[p, 0], y[p, 1], 0.5, 0.1)),
+        "pairs": (x, lambda a, p: preference_loss(_pairs(a[p], y[p]), PAIRS, Knobs(0.5, 0.1))),
+        "listwise": (x, lambda a, p: listwise_loss(a[p], y[p], tiers[p], mask[p], LISTS, 0.5)),
         "policy": (x, lambda a, p: clipped_ratio(a[p], y[p], z[p], mask[p], 0.2)),
         "value": (x, lambda a, p: clipped_value(a[p], y[p], z[p], mask[p], 0.2)),
     }
