@@ -31,6 +31,8 @@ OTHER_NAMES = {  # what other projects call it
     "num_ppo_epochs": "epochs",
     "num_mini_batches": "minibatches",
     "dataset": "data",
+    "loss_type": "loss",
+    "f_divergence_type": "divergence",
     "lora_alpha": "alpha",
     "lora_dropout": "dropout",
     "target_modules": "targets",

@@ -44,6 +44,8 @@ from transformers import (
     get_scheduler,
 )
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from align.artifacts.store import Artifact, Store
 from align.config.schema import LoraAdapter, NoAdapter
@@ -149,14 +151,14 @@ def conversations(count: int) -> list[TokenRow]:
     return rows
 
 
-def pairs(count: int) -> list[TokenRow]:
-    """Prompts with a better and a worse answer, either of them the longer one."""
+def pairs(count: int, prompt: tuple[int, int] = (2, 10), chosen: tuple[int, int] = (1, 12)) -> list[TokenRow]:
+    """Prompts, a better and a worse answer, either of them the longer; fewest and most words are given."""
     draw, rows = random.Random(2), []
     for n in range(count):
-        prompt, answers = words(draw, 2, 10), [(*words(draw, 1, 12), EOS) for _ in range(2)]
+        asked, answers = words(draw, *prompt), [(*words(draw, *size), EOS) for size in (chosen, (1, 12))]
         responses = tuple(Response(ids, (1.0,) * len(ids)) for ids in answers)
         ratings = (draw.randint(3, 5) / 2, draw.randint(0, 2) / 2)
-        rows.append(TokenRow(f"r{n}", prompt, responses, tiers=(0, 1), ratings=ratings))
+        rows.append(TokenRow(f"r{n}", asked, responses, tiers=(0, 1), ratings=ratings))
     return rows
 
 
@@ -350,24 +352,71 @@ class TokenisedDPOTrainer(DPOTrainer):
         return dataset
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_dpo(base: Path, tmp_path: Path, case: Case) -> None:
-    """An adapter goes on from an earlier one, so that the reference is that one and not the base model."""
-    rows, lr, clip = pairs(case.rows), 1e-3 if case.adapter is FULL else 3e-3, 3.0
+@dataclass(frozen=True)
+class Named:
+    """A preference loss as our options and as TRL's name it."""
+
+    ours: dict[str, Any]
+    theirs: dict[str, Any]
+    beta: float = BETA
+
+
+SMOOTHED = {"label_smoothing": 0.1}
+LOSSES = {
+    "hinge": Named({"loss": "hinge"}, {"loss_type": "hinge"}),
+    "ipo": Named({"loss": "ipo"}, {"loss_type": "ipo"}),
+    "exo": Named({"loss": "exo", **SMOOTHED}, {"loss_type": "exo_pair", **SMOOTHED}),
+    "nca": Named({"loss": "nca"}, {"loss_type": "nca_pair"}),
+    "robust": Named({"loss": "robust", **SMOOTHED}, {"loss_type": "robust", **SMOOTHED}),
+    "bco": Named({"loss": "bco"}, {"loss_type": "bco_pair"}),
+    "sppo": Named({"loss": "sppo"}, {"loss_type": "sppo_hard"}),
+    "aot": Named(
+        {"loss": "aot", **SMOOTHED, "tokens_per_microbatch": "auto"}, {"loss_type": "aot", **SMOOTHED}
+    ),
+    "apo_zero": Named({"loss": "apo_zero"}, {"loss_type": "apo_zero"}),
+    "apo_down": Named({"loss": "apo_down"}, {"loss_type": "apo_down"}),
+    "discopop": Named(
+        {"loss": "discopop", "discopop_tau": 0.2}, {"loss_type": "discopop", "discopop_tau": 0.2}
+    ),
+    "sigmoid_norm": Named({"loss": "sigmoid_norm"}, {"loss_type": "sigmoid_norm"}, beta=3.0),
+    "sum": Named(
+        {"loss": {"sigmoid": 0.8, "bco": 0.2, "ipo": 0.5}},
+        {"loss_type": ["sigmoid", "bco_pair", "ipo"], "loss_weights": [0.8, 0.2, 0.5]},
+    ),
+    "nll": Named(  # TRL takes the mean over the batch's tokens, Align over each answer's; here they are one
+        {"loss": {"sigmoid": 1.0, "nll": 0.5}}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}
+    ),
+    "forward_kl": Named({"divergence": "forward_kl"}, {"f_divergence_type": "forward_kl"}),
+    "js": Named(
+        {"divergence": "js", "loss": "hinge"}, {"f_divergence_type": "js_divergence", "loss_type": "hinge"}
+    ),
+    "alpha": Named(  # the paper's alpha is 1 less TRL's coefficient
+        {"divergence": "alpha", "alpha": 0.3, "loss": "ipo"},
+        {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.7, "loss_type": "ipo"},
+    ),
+    "ld_alpha": Named({"ld_alpha": 0.4}, {"ld_alpha": 0.4}),
+}
+
+
+def trace_dpo(
+    base: Path, folder: Path, case: Case, rows: list[TokenRow], named: Named
+) -> tuple[Trace, Trace, dict[str, Tensor]]:
+    """Both sides; an adapter goes on from an earlier one, so that the reference is that one, not the base."""
+    lr, clip = 1e-3 if case.adapter is FULL else 3e-3, 3.0
     policy, reference = (AutoModelForCausalLM.from_pretrained(base) for _ in range(2))
     start, inputs = "base", {}
     if case.adapter is LORA:
-        folder = earlier_adapter(base, tmp_path / "earlier")
-        start, inputs = "sft", {"sft": Artifact(folder, None)}  # type: ignore[arg-type]
-        policy, reference = PeftModel.from_pretrained(policy, str(folder), is_trainable=True), None
-    options = DpoOptions(kind="dpo", model=start, beta=BETA, **our_options(case, lr, clip))
-    stage = Dpo(context(case, options, base, tmp_path, inputs))
-    stage.pairs = {"train": Tokenised("x", rows), "test": Tokenised("x")}
-    mine = ours(stage, tmp_path)
+        adapter = earlier_adapter(base, folder / "earlier")
+        start, inputs = "sft", {"sft": Artifact(adapter, None)}  # type: ignore[arg-type]
+        policy, reference = PeftModel.from_pretrained(policy, str(adapter), is_trainable=True), None
+    given = {**our_options(case, lr, clip), "beta": named.beta, **named.ours}
+    stage = Dpo(context(case, DpoOptions(kind="dpo", model=start, **given), base, folder, inputs))
+    stage.tokens = {"train": Tokenised("x", rows), "test": Tokenised("x")}
+    mine = ours(stage, folder)
     trainer = TokenisedDPOTrainer(
         policy,
         reference,
-        DPOConfig(beta=BETA, **their_options(case, lr, clip, tmp_path)),
+        DPOConfig(beta=named.beta, **named.theirs, **their_options(case, lr, clip, folder)),
         train_dataset=columns(
             case,
             rows,
@@ -377,13 +426,97 @@ def test_dpo(base: Path, tmp_path: Path, case: Case) -> None:
         ),
         processing_class=AutoTokenizer.from_pretrained(base),
     )
-    other, before = theirs(trainer)
+    return mine, *theirs(trainer)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_dpo(base: Path, tmp_path: Path, case: Case) -> None:
+    mine, other, before = trace_dpo(base, tmp_path, case, pairs(case.rows), Named({}, {}))
     assert_equal(mine, other, before)
     assert_close_metrics(mine, other, ["rewards/chosen", "rewards/rejected", "rewards/margins"], 5e-5)
     assert_close_metrics(mine, other, ["logps/chosen", "logps/rejected"], 1e-4)
-    assert_clips_some(other, clip)
+    assert_clips_some(other, 3.0)
     assert other.steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6), "whatever the log-probabilities"
     assert max(abs(step["rewards/margins"]) for step in other.steps) > 0.1, "it left the reference"
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_losses_on_pairs(base: Path, tmp_path: Path, name: str) -> None:
+    rows = pairs(CASES[0].rows, chosen=(7, 7) if name == "nll" else (1, 12))
+    mine, other, before = trace_dpo(base, tmp_path, CASES[0], rows, LOSSES[name])
+    assert_equal(mine, other, before)
+    assert_close_metrics(mine, other, ["rewards/chosen", "rewards/rejected", "rewards/margins"], 2e-4)
+    assert_close_metrics(mine, other, ["logps/chosen", "logps/rejected"], 1e-4)
+
+
+class TokenisedORPOTrainer(ORPOTrainer):
+    """TRL's trainer without its tokenising."""
+
+    def tokenize_row(self, feature: Any, model: Any = None) -> Any:
+        return feature
+
+
+class TokenisedCPOTrainer(CPOTrainer):
+    """TRL's trainer without its tokenising."""
+
+    def tokenize_row(self, feature: Any, model: Any = None) -> Any:
+        return feature
+
+
+def labels(row: TokenRow, k: int) -> list[int]:
+    return [-100] * len(row.prompt) + list(row.responses[k].ids)
+
+
+FREE: dict[str, tuple[dict[str, Any], type, Any, dict[str, Any]]] = {
+    "orpo": ({"loss": "orpo", "beta": 0.5}, TokenisedORPOTrainer, ORPOConfig, {"beta": 0.5}),
+    "cpo": (
+        {"loss": "cpo", "beta": 0.3},
+        TokenisedCPOTrainer,
+        CPOConfig,
+        {"loss_type": "sigmoid", "beta": 0.3},
+    ),
+    "simpo": (
+        {"loss": "simpo", "beta": 2.0, "simpo_gamma": 0.7},
+        TokenisedCPOTrainer,
+        CPOConfig,
+        {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.7, "cpo_alpha": 0.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(FREE))
+def test_losses_without_reference(base: Path, tmp_path: Path, name: str) -> None:
+    """TRL's likelihood term is a mean over a batch's tokens, ORPO's prompts too; Align's over each answer's.
+
+    They are one where prompts have one token, which nothing predicts, and chosen answers one length. SimPO
+    has no such term and takes any rows.
+    """
+    mine_named, trainer_type, config, named = FREE[name]
+    case, lr, clip = CASES[0], 1e-3, 3.0
+    shape = {} if name == "simpo" else {"prompt": (1, 1), "chosen": (7, 7)}
+    rows = pairs(case.rows, **shape)
+    given = {**our_options(case, lr, clip), **mine_named}
+    stage = Dpo(context(case, DpoOptions(kind="dpo", **given), base, tmp_path))
+    stage.tokens = {"train": Tokenised("x", rows), "test": Tokenised("x")}
+    mine = ours(stage, tmp_path)
+    of = {
+        f"{which}_{what}": make
+        for k, which in enumerate(("chosen", "rejected"))
+        for what, make in {
+            "input_ids": lambda row, k=k: whole(row, k),
+            "attention_mask": lambda row, k=k: [1] * len(whole(row, k)),
+            "labels": lambda row, k=k: labels(row, k),
+        }.items()
+    }
+    trainer = trainer_type(
+        AutoModelForCausalLM.from_pretrained(base),
+        config(**named, **their_options(case, lr, clip, tmp_path)),
+        train_dataset=columns(case, rows, **of),
+        processing_class=AutoTokenizer.from_pretrained(base),
+    )
+    other, before = theirs(trainer)
+    assert_equal(mine, other, before)
+    assert_close_metrics(mine, other, ["rewards/chosen", "rewards/rejected", "rewards/margins"], 5e-5)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 import align
+from align.config.losses import LOSSES
 
 SFT = "stages:\n  sft:\n    kind: sft\n    data: talks\n"  # key 5 of the stage stands in line 5
+DPO = SFT.replace("sft", "dpo")
 THREE = (
     "stages:\n"
     "  sft: {kind: sft, data: talks}\n"
@@ -43,6 +45,36 @@ FILES: list[tuple[str, str | bytes, list[str]]] = [
         "unknown key at the top",
         f"{SFT}foo: 1\n",
         [f"{AT}:5: foo: no such key; align keys= lists those there are"],
+    ),
+    (
+        "loss of another name",
+        DPO + "    loss: sigmod\n",
+        [f"{AT}:5: stages.dpo.loss: 'sigmod' is not a loss; did you mean sigmoid?"],
+    ),
+    (
+        "loss under TRL's key",
+        DPO + "    loss_type: ipo\n",
+        [f"{AT}:5: stages.dpo.loss_type: no such key; did you mean stages.dpo.loss?"],
+    ),
+    (
+        "several losses, one of another name",
+        DPO + "    loss: {sigmoid: 1.0, nil: 0.2}\n",
+        [f"{AT}:5: stages.dpo.loss: 'nil' is not a loss; choose one of {', '.join(LOSSES)}"],
+    ),
+    (
+        "weight of a loss that is no number",
+        DPO + "    loss: {sigmoid: much}\n",
+        [f"{AT}:5: stages.dpo.loss.sigmoid: 'much' is not a number; give a number above 0"],
+    ),
+    (
+        "weight of a loss out of range",
+        DPO + "    loss: {sigmoid: -1}\n",
+        [f"{AT}:5: stages.dpo.loss.sigmoid: -1 is out of range; give a number above 0"],
+    ),
+    (
+        "no loss at all",
+        DPO + "    loss: {}\n",
+        [f"{AT}:5: stages.dpo.loss: names no loss; give sigmoid, or {{sigmoid: 1.0, nll: 0.2}}"],
     ),
     # 2: wrong types
     ("text for a number", f"{SFT}    lr: abc\n", [f"{AT}:5: stages.sft.lr: 'abc' is not a number; {LR}"]),

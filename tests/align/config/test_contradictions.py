@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from align.config.contradictions import Size, contradictions, size_of
 from align.config.schema import HubModel, LoraAdapter, NoAdapter, PathModel, TinyModel
 from align.config.stages import (
+    DpoOptions,
     EvaluateOptions,
     PpoOptions,
     RewardOptions,
@@ -25,6 +26,10 @@ HUB = HubModel(kind="hub", id="a/b", revision="0" * 40)
 
 def reward(**given: object) -> RewardOptions:
     return RewardOptions.model_validate({"kind": "reward", "data": "r", "max_answer": 64, **given})
+
+
+def dpo(**given: object) -> DpoOptions:
+    return DpoOptions.model_validate({"kind": "dpo", "data": "r", **given})
 
 
 def ppo(**given: object) -> PpoOptions:
@@ -88,6 +93,73 @@ def test_plackett_luce_has_no_margin() -> None:
     assert keys(HUB, NONE, reward(loss="plackett_luce", margin=0.5)) == ["stages.s.margin"]
     assert keys(HUB, NONE, reward(loss="plackett_luce")) == []
     assert keys(HUB, NONE, reward(loss="bradley_terry", margin=0.5)) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({}, None),
+        ({"loss": {"sigmoid": 1, "nll": 0.2}}, None),
+        ({"loss": {"plackett_luce": 1, "bradley_terry": 0.5}}, None),
+        ({"loss": {"plackett_luce": 1, "nll": 0.2}}, "loss"),
+        ({"loss": {"ipo": 1, "bradley_terry": 0.5}}, "loss"),
+        ({"loss": "exo"}, "label_smoothing"),
+        ({"loss": "exo", "label_smoothing": 0.01}, None),
+        ({"loss": {"sigmoid": 1, "ipo": 1}, "label_smoothing": 0.1}, None),
+        ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing"),
+        ({"loss": "plackett_luce", "label_smoothing": 0.1}, "label_smoothing"),
+        ({"divergence": "js"}, None),
+        ({"divergence": "js", "loss": {"nll": 0.1, "ipo": 1}}, None),
+        ({"divergence": "js", "loss": {"nll": 0.1, "nca": 1}}, "divergence"),
+        ({"divergence": "forward_kl", "loss": {"sigmoid": 1, "aot": 1}}, "divergence"),
+        ({"divergence": "js", "loss": "simpo"}, "divergence"),
+        ({"divergence": "js", "loss": "plackett_luce"}, "divergence"),
+        ({"divergence": "alpha"}, "alpha"),
+        ({"divergence": "alpha", "alpha": 0.5}, None),
+        ({"divergence": "js", "alpha": 0.5}, "alpha"),
+        ({"ld_alpha": 0.5}, None),
+        ({"ld_alpha": 0.5, "loss": "orpo"}, "ld_alpha"),
+        ({"ld_alpha": 0.5, "loss": {"sigmoid": 1, "nll": 0.2}}, "ld_alpha"),
+        ({"ld_alpha": 0.5, "loss": "bradley_terry"}, "ld_alpha"),
+        ({"discopop_tau": 0.5}, "discopop_tau"),
+        ({"discopop_tau": 0.5, "loss": "discopop"}, None),
+        ({"simpo_gamma": 1.0}, "simpo_gamma"),
+        ({"simpo_gamma": 1.0, "loss": {"simpo": 1, "nll": 0.1}}, None),
+        ({"max_answers": 4}, "max_answers"),
+        ({"max_answers": 4, "loss": "plackett_luce"}, None),
+        ({"loss": "aot"}, None),
+        ({"loss": {"aot": 1, "nll": 0.1}, "tokens_per_microbatch": 512}, "tokens_per_microbatch"),
+        ({"loss": "hinge", "tokens_per_microbatch": 512}, None),
+    ],
+    ids=str,
+)
+def test_what_a_preference_loss_reads(given: dict[str, object], wrong: str | None) -> None:
+    assert keys(HUB, NONE, dpo(**given)) == ([f"stages.s.{wrong}"] if wrong else [])
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (
+            {"loss": {"plackett_luce": 1, "nll": 0.2}},
+            "plackett_luce reads whole rankings, and nll pairs; name one of them, or try "
+            "stages.s.loss={sigmoid: 1, nll: 0.2}",
+        ),
+        ({"loss": "exo"}, "0 makes exo infinite; try stages.s.label_smoothing=0.001"),
+        (
+            {"divergence": "js", "loss": {"nll": 0.1, "nca": 1}},
+            "js is not defined for stages.s.loss=nca; try stages.s.divergence=reverse_kl, "
+            "or stages.s.loss=sigmoid",
+        ),
+        (
+            {"ld_alpha": 0.5, "loss": "orpo"},
+            "0.5 has no place in stages.s.loss=orpo; try stages.s.ld_alpha=null",
+        ),
+    ],
+)
+def test_lines_on_preference_losses(given: dict[str, object], line: str) -> None:
+    (finding,) = contradictions(HUB, NONE, {"s": dpo(**given)})
+    assert f"{finding.what}; {finding.fix}" == line
 
 
 def test_the_critic_s_warm_up_leaves_iterations_for_the_policy() -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from align.objectives.advantage import gae
 from align.objectives.likelihood import nll
-from align.objectives.policy import clipped_ratio
 from align.objectives.pairs import Knobs, Pairs
+from align.objectives.policy import clipped_ratio
 from align.objectives.preference import listwise_loss, preference_loss
 from align.objectives.ranking import bradley_terry, centring, plackett_luce
 from align.objectives.reduce import Loss, Metric, merge

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from align.models.reward_model import open_reward_model
 from align.reward.score import answer_row, score_rows
 from align.rollout.generate import generate
 from align.run import main
+from align.stages.dpo_objective import Preference
 from align.stages.ppo_task import PpoTask
 from align.stages.reward import ranking_loss
 
@@ -104,6 +106,83 @@ def test_dpo_starts_at_its_reference_and_moves_away(tmp_path: Path) -> None:
     assert rows[0]["rewards/margins"] == pytest.approx(0.0, abs=1e-5)
     assert rows[-1]["loss"] < 0.6
     assert rows[-1]["rewards/accuracies"] > 0.8
+
+
+DPO = {"kind": "dpo", "model": "sft", "data": {"card": "everyday_rankings", "limit": 16}, "lr": 1e-2,
+       "epochs": 4, "max_prompt": 32, "max_answer": 24}  # fmt: skip
+
+
+def metrics(artifact: Artifact) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (artifact.path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "aot"},
+        {"loss": {"sigmoid": 1.0, "nll": 0.2}},
+        {"loss": "sigmoid_norm", "beta": 5.0, "divergence": "js"},
+        {"ld_alpha": 0.5},
+    ],
+    ids=str,
+)
+def test_dpo_variants_learn(tmp_path: Path, options: dict[str, Any]) -> None:
+    made = run(tmp_path, {"sft": SFT, "dpo": {**DPO, **options}})
+    rows = metrics(made["dpo"])
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.05
+    assert rows[-1]["rewards/margins"] > 0.1
+    assert summary(made["dpo"])["held_out"]["n"] > 0
+
+
+@pytest.mark.parametrize("recipe", ["dpo_listwise", "simpo", "orpo", "dpo"])
+def test_preference_recipes_on_a_tiny_model(tmp_path: Path, recipe: str) -> None:
+    stage = recipe if recipe in ("simpo", "orpo") else "dpo"
+    small = [f"stages.{stage}.{key}" for key in ("data={card: everyday_rankings, limit: 16}", "lr=1e-2",
+             "epochs=4", "max_prompt=32", "max_answer=24")]  # fmt: skip
+    if recipe != "orpo":
+        small += ["stages.sft.data={card: everyday_answers, limit: 16}", "stages.sft.max_answer=24"]
+    arguments = [f"recipe={recipe}", "model=tiny", "adapter=lora", f"runs={tmp_path / 'runs'}", *small]
+    assert main(arguments) == 0
+    made = {a.stage: a for a in Store(tmp_path / "runs" / "artifacts").all()}
+    rows = metrics(made[stage])
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.05
+    assert rows[-1]["rewards/accuracies"] > 0.7
+    assert (made[stage].path / "adapter_config.json").exists()
+
+
+def test_whole_rankings_are_one_forward_and_start_at_chance(tmp_path: Path) -> None:
+    made = run(tmp_path, {"sft": SFT, "dpo": {**DPO, "loss": "plackett_luce", "max_answers": 3}})
+    rows, told = metrics(made["dpo"]), summary(made["dpo"])
+    assert told["answers"] > 2 * told["rows"], "more than pairs"
+    assert rows[0]["rewards/accuracies"] == pytest.approx(0.5, abs=1e-6)
+    # Three answers: one of 6 orders, or 3 tied pairs of one sort, and never more.
+    assert math.log(2) - 1e-5 <= rows[0]["loss"] <= math.log(6) + 1e-5
+
+
+def test_without_a_reference_none_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> Any:
+        raise AssertionError("the reference was asked for")
+
+    monkeypatch.setattr(Preference, "reference", refuse)
+    made = run(tmp_path, {"sft": SFT, "dpo": {**DPO, "loss": "simpo", "beta": 2.0, "epochs": 1}})
+    assert summary(made["dpo"])["steps"] == 2
+    with pytest.raises(AssertionError, match="asked for"):
+        run(tmp_path, {"sft": SFT, "dpo": {**DPO, "epochs": 1}})
+
+
+def test_a_policy_that_is_not_its_reference_is_refused_at_step_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = Preference.reference
+
+    def wrong(*args: Any) -> dict[str, torch.Tensor]:
+        return {name: x + torch.arange(len(x)) for name, x in right(*args).items()}
+
+    monkeypatch.setattr(Preference, "reference", wrong)
+    for loss in ("sigmoid", "ipo", "bradley_terry"):
+        with pytest.raises(AssertionError):
+            run(tmp_path, {"dpo": {**DPO, "model": "base", "loss": loss}})
+        assert "the loss and that of policy = reference differ" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
