@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from align.registry import nearest
+
+Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
 
 @dataclass(frozen=True)

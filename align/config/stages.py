@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from align.config.losses import LOSSES, weights_of
+from align.config.losses import LOSSES, Divergence, weights_of
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,7 @@ class DpoOptions(SupervisedOptions):
     )
     beta: float = Field(0.1, gt=0, le=10, description="how strongly it is held to the reference")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="part of labels taken as wrong")
-    divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = Field(
-        "reverse_kl", description="that holds it to the reference"
-    )
+    divergence: Divergence = Field("reverse_kl", description="that holds it to the reference")
     alpha: float | None = Field(
         None, gt=0, lt=1, description="of divergence=alpha, from reverse KL near 0 to forward KL near 1"
     )

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from align.config.losses import Divergence
 from align.registry import Registry
 
-Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 STEEPEST = 20.0  # e^20 is far beyond what a policy near its reference reaches, and its square fits into fp32
 
 
