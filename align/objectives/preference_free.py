@@ -36,7 +36,7 @@ def nll(pairs: Pairs, knobs: Knobs) -> Tensor:
 def cpo(pairs: Pairs, knobs: Knobs) -> Tensor:
     """Contrastive preference optimisation: DPO with a uniform reference, and the chosen answer imitated.
 
-    Equation: L = - log sigmoid(beta (C - R)) - C / |chosen| (arXiv:2401.08417, Eq. 3 to 5). Departure: the
+    Equation: L = - log sigmoid(beta (C - R)) - C / |chosen| (arXiv:2401.08417). Departure: the
     likelihood term is a mean over the answer's tokens, so that its weight does not grow with the length.
 
     Args:

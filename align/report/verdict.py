@@ -209,7 +209,9 @@ def _preferred(stage: StageFacts) -> list[Finding]:
     accuracy, n = finite(held_out.get("rewards/accuracies")), finite(held_out.get("n"))
     if accuracy is None or not n:
         return []
-    text = f"{stage.name} prefers the better answer in {100 * accuracy:.1f} % of {n:.0f} held-out pairs"
+    rankings = stage.summary.get("reads") == "rankings"
+    units = f"the pairs of {n:.0f} held-out rankings" if rankings else f"{n:.0f} held-out pairs"
+    text = f"{stage.name} prefers the better answer in {100 * accuracy:.1f} % of {units}"
     margin = finite(held_out.get("rewards/margins"))
     return [Finding(f"{text}, by a margin of {compact(margin)}." if margin is not None else f"{text}.")]
 

@@ -97,6 +97,7 @@ class Dpo(Stage[DpoOptions]):
             "kind": self.kind,
             "steps": done,
             "rows": len(rows),
+            "reads": "rankings" if preference.rankings else "pairs",
             "answers": sum(len(row.responses) for row in rows),
             **policy.sizes(),
             "dropped": self.tokens["train"].dropped,

@@ -218,6 +218,8 @@ def test_preferences() -> None:
     assert (
         finding.text == "dpo prefers the better answer in 62.5 % of 16 held-out pairs, by a margin of 0.31."
     )
+    (finding,) = findings(run_of(stage("dpo", {**summary, "reads": "rankings"})))
+    assert "in 62.5 % of the pairs of 16 held-out rankings, by" in finding.text
     assert findings(run_of(stage("dpo", {"held_out": {"n": 0}}))) == []
 
 
