@@ -145,13 +145,13 @@ def test_with_two_answers_it_is_dpo(name: str) -> None:
 
 
 def test_metrics_of_rankings_by_hand() -> None:
-    metrics = merge([_listwise([[0.5, -0.5, 0.5], [1.0, 2.0, 9.0]], [[0, 1, 1], [2, 1, -1]]).metrics])
+    metrics = merge([_listwise([[0.5, -0.5, 0.5], [1.0, 2.0, 9.0]], [[0, 1, 1], [1, 2, -1]]).metrics])
     # The first has one pair right and one equal, the second its only pair wrong.
     assert metrics["rewards/accuracies"] == pytest.approx((0.75 + 0.0) / 2)
-    assert metrics["rewards/margins"] == pytest.approx(((1.0 + 0.0) / 2 + 1.0) / 2)
+    assert metrics["rewards/margins"] == pytest.approx(((1.0 + 0.0) / 2 - 1.0) / 2)
     # Policy log-probs are -k + 2 x reward: 0, -3, -2 and 1, 2.
-    assert metrics["logps/best"] == pytest.approx((0.0 + 2.0) / 2)
-    assert metrics["logps/worst"] == pytest.approx((-2.5 + 1.0) / 2)
+    assert metrics["logps/best"] == pytest.approx((0.0 + 1.0) / 2)
+    assert metrics["logps/worst"] == pytest.approx((-2.5 + 2.0) / 2)
 
 
 def test_what_stands_beside_a_ranking_has_no_effect() -> None:
