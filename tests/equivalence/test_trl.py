@@ -386,7 +386,7 @@ LOSSES = {
     "nll": Named(  # TRL takes the mean over the batch's tokens, Align over each answer's; here they are one
         {"loss": {"sigmoid": 1.0, "nll": 0.5}}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}
     ),
-    "forward_kl": Named({"divergence": "forward_kl"}, {"f_divergence_type": "forward_kl"}),
+    "forward_kl": Named({"divergence": "forward_kl"}, {"f_divergence_type": "forward_kl"}, beta=0.01),
     "js": Named(
         {"divergence": "js", "loss": "hinge"}, {"f_divergence_type": "js_divergence", "loss_type": "hinge"}
     ),

@@ -161,11 +161,13 @@ def test_no_such_recipe_lists_what_there_is(command: Callable[..., Any]) -> None
         "command line: recipe: there is no recipe 'rlfh'; did you mean rlhf?"
     ]
     assert command("recipe=xyz").errors == [
-        "command line: recipe: there is no recipe 'xyz'; choose one of dpo, reward, rlhf, sft, smoke"
+        "command line: recipe: there is no recipe 'xyz'; choose one of dpo, dpo_listwise, orpo, reward, rlhf, "
+        "sft, simpo, smoke"
     ]
 
 
 def test_no_recipe_lists_what_there_is(command: Callable[..., Any]) -> None:
     assert command("seed=1").errors == [
-        "command line: recipe: no recipe was chosen; give recipe=NAME, one of dpo, reward, rlhf, sft, smoke"
+        "command line: recipe: no recipe was chosen; give recipe=NAME, one of dpo, dpo_listwise, orpo, reward, rlhf, "
+        "sft, simpo, smoke"
     ]
