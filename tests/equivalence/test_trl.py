@@ -386,7 +386,9 @@ LOSSES = {
     "nll": Named(  # TRL takes the mean over the batch's tokens, Align over each answer's; here they are one
         {"loss": {"sigmoid": 1.0, "nll": 0.5}}, {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}
     ),
-    "forward_kl": Named({"divergence": "forward_kl"}, {"f_divergence_type": "forward_kl"}, beta=0.01),
+    "forward_kl": Named(  # exp(-log-ratio) is as wrong as the log-ratio is rounded: it must not get far
+        {"divergence": "forward_kl", "lr": 2e-4}, {"f_divergence_type": "forward_kl", "learning_rate": 2e-4}
+    ),
     "js": Named(
         {"divergence": "js", "loss": "hinge"}, {"f_divergence_type": "js_divergence", "loss_type": "hinge"}
     ),
@@ -416,7 +418,7 @@ def trace_dpo(
     trainer = TokenisedDPOTrainer(
         policy,
         reference,
-        DPOConfig(beta=named.beta, **named.theirs, **their_options(case, lr, clip, folder)),
+        DPOConfig(**{**their_options(case, lr, clip, folder), "beta": named.beta, **named.theirs}),
         train_dataset=columns(
             case,
             rows,

@@ -11,6 +11,7 @@ SFT = "stages:\n  sft:\n    kind: sft\n    data: talks\n"  # key 5 of the stage 
 LR = "give a number above 0 and below 1"
 SEED = f"give a whole number at least 0 and at most {2**63 - 1}"
 AT = "my/recipe/mine.yaml"
+RECIPES = "dpo, dpo_listwise, orpo, reward, rlhf, sft, simpo, smoke"
 
 # (name, overrides, the lines that are shown)
 TYPED: list[tuple[str, list[str], list[str]]] = [
@@ -161,13 +162,11 @@ def test_no_such_recipe_lists_what_there_is(command: Callable[..., Any]) -> None
         "command line: recipe: there is no recipe 'rlfh'; did you mean rlhf?"
     ]
     assert command("recipe=xyz").errors == [
-        "command line: recipe: there is no recipe 'xyz'; choose one of dpo, dpo_listwise, orpo, reward, rlhf, "
-        "sft, simpo, smoke"
+        f"command line: recipe: there is no recipe 'xyz'; choose one of {RECIPES}"
     ]
 
 
 def test_no_recipe_lists_what_there_is(command: Callable[..., Any]) -> None:
     assert command("seed=1").errors == [
-        "command line: recipe: no recipe was chosen; give recipe=NAME, one of dpo, dpo_listwise, orpo, reward, rlhf, "
-        "sft, simpo, smoke"
+        f"command line: recipe: no recipe was chosen; give recipe=NAME, one of {RECIPES}"
     ]
