@@ -28,7 +28,7 @@ MODELS = _by_kind(AnyModel)
 ADAPTERS = _by_kind(AnyAdapter)
 STAGES: dict[str, type[BaseModel]] = dict(KINDS)
 TAGGED: dict[str, dict[str, type[BaseModel]]] = {"model": MODELS, "adapter": ADAPTERS}
-MOST_NAMES = 6  # of a choice, before the table of keys gets too wide
+MOST_NAMES = 4  # of a choice, before the table of keys gets too wide
 DATA = "a card, a file, {card: ..., path: ...} or a list of these"
 
 
