@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from align.models.policy import Policy, load_template, open_policy
 from align.objectives.reduce import Loss, Metric, merge
 from align.stages.base import Stage, starting_point
 from align.stages.dpo_objective import Preference
+from align.stages.reference import cached_logps
 from align.stages.supervised import fit
 from align.training import checks
 from align.training.optim import Group
@@ -64,15 +66,16 @@ class Dpo(Stage[DpoOptions]):
         ctx, o = self.ctx, self.ctx.options
         rows, held_out = self.tokens["train"].rows, self.tokens["test"].rows
         checks.last_label_is_eos([*rows, *held_out], self.template.eos_id, ctx.name)
-        policy = open_policy(
-            starting_point(ctx, o.model), ctx.base, ctx.recipe.model.template, ctx.recipe.adapter, ctx.seed
-        )
+        start = starting_point(ctx, o.model)
+        policy = open_policy(start, ctx.base, ctx.recipe.model.template, ctx.recipe.adapter, ctx.seed)
         preference = Preference.of(o)
         budget = policy.budget(o.tokens_per_microbatch)
         reference: dict[str, Tensor] = {}
         if preference.reads_reference:
             # Before the loop puts a saved state back, the policy *is* the reference.
-            reference = preference.reference(policy, [*rows, *held_out], budget)
+            every = [*rows, *held_out]
+            compute = partial(preference.reference, policy, every, budget)
+            reference = cached_logps(ctx, start, every, compute, how=[o.ld_alpha])
         if preference.reads_ratios_only:
             _loss_is_known_at_step_0(policy, preference, rows[:4], reference)
         if preference.whole_batch:

@@ -35,6 +35,8 @@ def cached_logps(
     start: Artifact | Path,
     rows: Sequence[TokenRow],
     compute: Callable[[], dict[str, Tensor]],
+    *,
+    how: Sequence[Any] = (),
 ) -> dict[str, Tensor]:
     """Row id -> [K] log-probs of its responses under the policy that a stage starts from.
 
@@ -43,8 +45,9 @@ def cached_logps(
         start: The policy: an artifact, or the base model's folder.
         rows: The rows; their ids differ.
         compute: Called where nothing is kept yet, or what is kept is torn.
+        how: What else the numbers depend on, as JSON.
     """
-    key = _key(ctx, start, rows)
+    key = _key(ctx, start, rows, how)
     folder = cache_folder() / KIND / key[:24]
     kept = _read(folder, key)
     if kept is None:
@@ -53,7 +56,7 @@ def cached_logps(
         with commit(folder, kind=KIND, key=key) as out:
             save_file({"logps": kept}, out / FILE)
     else:
-        ctx.reporter.note(f"{ctx.name}: log-probs under the reference are taken from the cache")
+        ctx.reporter.note("log-probs under the reference are taken from the cache")
     parts = kept.split([len(row.responses) for row in rows])
     return {row.id: part for row, part in zip(rows, parts, strict=True)}
 
@@ -68,7 +71,7 @@ def _read(folder: Path, key: str) -> Tensor | None:
     return load_file(folder / FILE)["logps"] if (found.kind, found.key) == (KIND, key) else None
 
 
-def _key(ctx: StageContext[Any], start: Artifact | Path, rows: Sequence[TokenRow]) -> str:
+def _key(ctx: StageContext[Any], start: Artifact | Path, rows: Sequence[TokenRow], how: Sequence[Any]) -> str:
     """SHA-256 of the reference's weights, the libraries that compute, and every token with its weight.
 
     The template is part of the tokens.
@@ -76,7 +79,13 @@ def _key(ctx: StageContext[Any], start: Artifact | Path, rows: Sequence[TokenRow
     digest = hashlib.sha256()
     files = {} if isinstance(start, Path) else start.manifest.files
     weights = {name: file.sha256 for name, file in files.items() if name.endswith(WEIGHTS)}
-    head = [FORMAT, sources.identity(ctx.recipe.model), sorted(weights.items()), manifests.versions()]
+    head = [
+        FORMAT,
+        sources.identity(ctx.recipe.model),
+        sorted(weights.items()),
+        manifests.versions(),
+        list(how),
+    ]
     digest.update(json.dumps(head, sort_keys=True).encode())
     for row in rows:
         parts = [row.prompt, [(response.ids, response.weights) for response in row.responses]]

@@ -69,7 +69,7 @@ class Reward(Stage[RewardOptions]):
         checks.reward_alone_equals_batched(reward, rows[:4])
         if o.head_init == "fit":
             ridge = fit_head(reward, rows, reward.budget(o.tokens_per_microbatch))
-            ctx.reporter.note(f"{ctx.name}: head fitted on frozen features, ridge {ridge:g}")
+            ctx.reporter.note(f"head fitted on frozen features, ridge {ridge:g}")
         done = self._fit(reward, rows)
         reward.save(out)
         scores = [s.numpy() for s in score_rows(reward, held_out, reward.budget(o.tokens_per_microbatch))]

@@ -66,7 +66,7 @@ def test_the_second_stage_takes_them_from_the_cache(asked: Asked, tmp_path: Path
     second = asked(tmp_path, turned)
     assert asked.computed == 1, "what a row is called does not matter"
     assert {name: part.tolist() for name, part in second.items()} == {"z": [-22.0, -22.0], "b": [-11.0]}
-    assert asked.notes == ["dpo: log-probs under the reference are taken from the cache"]
+    assert asked.notes == ["log-probs under the reference are taken from the cache"]
 
 
 @pytest.mark.parametrize(
@@ -105,3 +105,12 @@ def test_what_is_torn_is_computed_again(asked: Asked, tmp_path: Path) -> None:
     assert asked.computed == 2
     asked(tmp_path, ROWS)
     assert asked.computed == 2
+
+
+def test_what_else_they_depend_on_counts(asked: Asked, tmp_path: Path) -> None:
+    def ask(*how: object) -> None:
+        cached_logps(asked.ctx, tmp_path, ROWS[1:], lambda: {"b": torch.zeros(1)}, how=how)
+
+    ask(None)
+    ask(0.5)
+    assert len(list((tmp_path / "cache").rglob("logps.safetensors"))) == 2

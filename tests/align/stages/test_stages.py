@@ -165,6 +165,7 @@ def test_without_a_reference_none_is_computed(
     def refuse(*args: Any) -> Any:
         raise AssertionError("the reference was asked for")
 
+    monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / "cache"))  # where none are kept yet
     monkeypatch.setattr(Preference, "reference", refuse)
     made = run(tmp_path, {"sft": SFT, "dpo": {**DPO, "loss": "simpo", "beta": 2.0, "epochs": 1}})
     assert summary(made["dpo"])["steps"] == 2
