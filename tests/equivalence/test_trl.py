@@ -397,10 +397,7 @@ LOSSES = {
     "forward_kl": Named(  # exp(-log-ratio) is as wrong as the log-ratio is rounded: it must not get far
         {"divergence": "forward_kl", "lr": 2e-4}, {"f_divergence_type": "forward_kl", "learning_rate": 2e-4}
     ),
-    "js": Named(  # a hinge that is nearly met leaves a loss near 0, of which rounding is a larger part
-        {"divergence": "js", "loss": "hinge", "lr": 5e-4},
-        {"f_divergence_type": "js_divergence", "loss_type": "hinge", "learning_rate": 5e-4},
-    ),
+    "js": Named({"divergence": "js"}, {"f_divergence_type": "js_divergence"}),
     "alpha": Named(  # the paper's alpha is 1 less TRL's coefficient
         {"divergence": "alpha", "alpha": 0.3, "loss": "ipo"},
         {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.7, "loss_type": "ipo"},
