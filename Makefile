@@ -1,5 +1,6 @@
 # make rlhf    install if need be, then RLHF on a real model; run it again and it resumes, or reuses what is there
 # make smoke   the same chain on a tiny model, in a minute
+# make bench   Align beside TRL and transformers, 40 minutes on an idle machine; make bench quick=1 takes 5
 # make test    the tests            make check   lint, format, types            make clean   all that can be made again
 #
 # Overrides go into ARGS:    make rlhf ARGS="seed=1 stages.ppo.lr=1e-5"    make test ARGS="tests/align/config -x"
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: rlhf smoke test check clean
+.PHONY: rlhf smoke bench test check clean
 .DEFAULT_GOAL := rlhf
 
 rlhf: $(VENV)/.installed
@@ -18,6 +19,10 @@ rlhf: $(VENV)/.installed
 
 smoke: $(VENV)/.installed
 	@$(BIN)/python -m align.run recipe=smoke $(ARGS)
+
+# measured side by side, into benchmarks/results/; make bench ARGS="--list" names the comparisons
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.run $(if $(quick),--quick) $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ARGS)

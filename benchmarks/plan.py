@@ -1,0 +1,127 @@
+"""What is compared with what, in the order of its weight: time runs out at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.protocol import PAIRS
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A side to compare with, in one setting.
+
+    Attributes:
+        side: Its module in `benchmarks.sides`.
+        setting: How it is shown.
+        micro: Sequences or pairs of a forward; the rest of a step is accumulated.
+        checkpointing: Activations are computed again in the backward pass.
+        logging: Steps between log lines; 0: none.
+        grouped: Rows come grouped by length, to both sides.
+        cached: The reference's log-probs are cached, on both sides (dpo).
+    """
+
+    side: str
+    setting: str
+    micro: int = 8
+    checkpointing: bool = False
+    logging: int = 0
+    grouped: bool = False
+    cached: bool = False
+
+
+SHIPPED = Peer("trl", "as shipped, bf16 off", checkpointing=True, logging=10)
+TUNED = Peer("trl", "tuned, batch 8")
+GROUPED = Peer("trl", "tuned, batch 8, grouped by length", grouped=True)
+SINGLE = Peer("trl", "tuned, batch 1, accumulated", micro=1)
+PLAIN_TUNED = Peer("transformers", "tuned, batch 8")
+PLAIN_SINGLE = Peer("transformers", "tuned, batch 1, accumulated", micro=1)
+CACHED_TUNED = Peer("trl", "tuned, batch 8", cached=True)
+CACHED_GROUPED = Peer("trl", "tuned, batch 8, grouped by length", grouped=True, cached=True)
+CACHED_SINGLE = Peer("trl", "tuned, batch 1, accumulated", micro=1, cached=True)
+
+SMOLLM2, SMALL = "default", "small"
+GRID = {
+    "sft": (TUNED, SINGLE, PLAIN_TUNED, PLAIN_SINGLE, GROUPED, SHIPPED),
+    "reward": (TUNED, SINGLE, GROUPED, SHIPPED),
+    "dpo": (TUNED, SINGLE, GROUPED, SHIPPED, CACHED_TUNED, CACHED_SINGLE, CACHED_GROUPED),
+}
+RANKED = (TUNED, SINGLE, SHIPPED)  # a ranking's pairs, so there is nothing to group
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Align beside one peer.
+
+    Attributes:
+        model: `default` (SmolLM2-135M) or `small`.
+        stage: sft, reward or dpo.
+        data: conversations, pairs or rankings (of 4 answers).
+        adapter: full or lora.
+        peer: The other side.
+        rows: Rows of a step; a run is one step.
+        pairs: Runs of each side.
+    """
+
+    model: str
+    stage: str
+    data: str
+    adapter: str
+    peer: Peer
+    rows: int = 8
+    pairs: int = PAIRS
+
+    @property
+    def group(self) -> tuple[str, str, str, str, bool]:
+        """What the settings of a peer have in common: the best of them is the one to beat."""
+        return self.model, self.stage, self.data, self.adapter, self.peer.cached
+
+    @property
+    def name(self) -> str:
+        """What the command line selects by."""
+        cached = " cached" if self.peer.cached else ""
+        what = f"{self.model} {self.stage} {self.data} {self.adapter}{cached}"
+        return f"{what} {self.peer.side} {self.peer.setting}"
+
+    @property
+    def units(self) -> int:
+        """Pairs that a peer makes of one row."""
+        return 6 if self.data == "rankings" else 1
+
+
+# (stage, data, rows of a step): 4 rankings of 4 answers are 24 pairs.
+KINDS = (("sft", "conversations", 8), ("reward", "pairs", 8), ("dpo", "pairs", 8), ("reward", "rankings", 4))
+
+
+def full() -> list[Comparison]:
+    """The whole grid on the small model, the two settings that matter most on SmolLM2."""
+    return [
+        *_grid(SMOLLM2, "full", SINGLE.setting),
+        *_grid(SMALL, "full"),
+        *_grid(SMALL, "lora", SINGLE.setting),
+        *_grid(SMALL, "lora", TUNED.setting),
+        *_grid(SMOLLM2, "lora", SINGLE.setting),
+        *_grid(SMOLLM2, "full", TUNED.setting),
+        *_grid(SMOLLM2, "lora", TUNED.setting),
+    ]
+
+
+def quick() -> list[Comparison]:
+    """The small model in the two settings that matter most; too few pairs for a claim."""
+    return [c for setting in (SINGLE.setting, TUNED.setting) for c in _grid(SMALL, "full", setting, pairs=3)]
+
+
+def _grid(model: str, adapter: str, setting: str | None = None, pairs: int = PAIRS) -> list[Comparison]:
+    return [
+        Comparison(model, stage, data, adapter, peer, rows, pairs)
+        for stage, data, rows in KINDS
+        for peer in (RANKED if data == "rankings" else GRID[stage])
+        if setting in (None, peer.setting)
+    ]
+
+
+# Peers that take no part: module -> what it is.
+ABSENT = {
+    "torchtune": "torchtune 0.6 (SFT, DPO)",
+    "llamafactory": "LLaMA-Factory 0.9.5 (SFT, reward, DPO, KTO)",
+}
