@@ -23,7 +23,7 @@ from benchmarks.data import Checkpoint
 from benchmarks.flops import useful
 from benchmarks.outcome import Outcome
 from benchmarks.plan import Comparison
-from benchmarks.protocol import OURS, NoRatio, measure, refuse_if_late
+from benchmarks.protocol import OURS, NoRatio, Pair, measure, refuse_if_late
 from benchmarks.rows import Row, batches
 from benchmarks.spec import Spec, Trace
 
@@ -82,7 +82,7 @@ class Bench:
 
     def _pairs(
         self, ours: Worker, peer: Worker, rows: list[list[Row]], comparison: Comparison, seconds: float
-    ) -> Any:
+    ) -> list[Pair]:
         few = rows[0][: 2 // comparison.units or 1]
         warm = sum(worker.run(few).seconds for worker in (ours, peer))  # the first run of a process is slower
         refuse_if_late(warm, len(few) / comparison.rows, comparison.pairs, seconds)
@@ -101,8 +101,12 @@ class Bench:
         if self._ours is None or self._ours[0] != mine:
             self.close()
             worker = self._start("align")
+            try:
+                self.versions.update(worker.load("align", mine))
+            except Refused:
+                worker.close()
+                raise
             self._ours = mine, worker
-            self.versions.update(worker.load("align", mine))
         return self._ours[1]
 
     def _start(self, side: str) -> Worker:
