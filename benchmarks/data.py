@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+from pydantic import TypeAdapter
 from safetensors import safe_open
 
-from align.config import command_line
-from align.config.compose import Composer
-from align.config.schema import AnyModel, TinyModel
+from align.config.schema import AnyModel, PathModel, TinyModel
+from align.config.source import RECIPES
 from align.config.stages import DataRef
 from align.data import cards, tokenize
 from align.data.order import epoch_order
@@ -37,12 +38,15 @@ def model(name: str) -> AnyModel:
     """A model by name.
 
     Args:
-        name: `small`, `default` (that of every recipe that names none), or one of `align/recipes/model`.
+        name: `small`, one of `align/recipes/model`, or a folder.
     """
     if name == "small":
         return SMALL
-    line = command_line.parse(["recipe=rlhf", *([] if name == "default" else [f"model={name}"])])
-    return Composer(line).compose(line.overrides).recipe.model
+    if Path(name).is_dir():
+        return PathModel(kind="path", path=name)
+    text = (RECIPES / "model" / f"{name}.yaml").read_text(encoding="utf-8")
+    found: AnyModel = TypeAdapter(AnyModel).validate_python(yaml.safe_load(text))
+    return found
 
 
 class Checkpoint:

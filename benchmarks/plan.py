@@ -40,7 +40,7 @@ CACHED_TUNED = Peer("trl", "tuned, batch 8", cached=True)
 CACHED_GROUPED = Peer("trl", "tuned, batch 8, grouped by length", grouped=True, cached=True)
 CACHED_SINGLE = Peer("trl", "tuned, batch 1, accumulated", micro=1, cached=True)
 
-SMOLLM2, SMALL = "default", "small"
+SMOLLM2, SMALL = "smollm2_135m", "small"
 GRID = {
     "sft": (TUNED, SINGLE, PLAIN_TUNED, PLAIN_SINGLE, GROUPED, SHIPPED),
     "reward": (TUNED, SINGLE, GROUPED, SHIPPED),
@@ -54,7 +54,7 @@ class Comparison:
     """Align beside one peer.
 
     Attributes:
-        model: `default` (SmolLM2-135M) or `small`.
+        model: `smollm2_135m` or `small`.
         stage: sft, reward or dpo.
         data: conversations, pairs or rankings (of 4 answers).
         adapter: full or lora.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -14,13 +14,14 @@ from benchmarks.rows import Row
 from benchmarks.spec import Spec
 
 REPEATS = 3
-AXES = {
+Axes = Mapping[str, tuple[int, ...]]
+AXES: Axes = {
     "rows": (8, 16, 32, 64),
     "length": (64, 128, 256, 512, 1024),
     "answers": (2, 4, 8),
     "tokens per micro-batch": (256, 512, 1024, 2048, 4096),
 }
-QUICK = {"rows": (8, 16), "length": (64, 256), "answers": (2, 4), "tokens per micro-batch": (512, 2048)}
+QUICK: Axes = {"rows": (8, 16), "length": (64, 256), "answers": (2, 4), "tokens per micro-batch": (512, 2048)}
 PART = 128  # tokens of a prompt, and of an answer, where the axis is another
 FIRST = 3  # lower tokens are special
 
@@ -52,7 +53,7 @@ class _Case:
     tokens: int = 0
 
 
-def cases(eos: int, vocabulary: int, axes: dict[str, tuple[int, ...]]) -> Iterator[_Case]:
+def cases(eos: int, vocabulary: int, axes: Axes) -> Iterator[_Case]:
     """Every point's rows and settings: sft, but for the answers, which are those of rankings."""
     for axis, values in axes.items():
         for value in values:

@@ -8,7 +8,7 @@ from benchmarks.outcome import Outcome, best
 from benchmarks.protocol import PAIRS
 from benchmarks.stats import Ratio
 
-MODELS = {"default": "SmolLM2-135M", "small": "Llama 4M, random"}
+MODELS = {"smollm2_135m": "SmolLM2-135M", "small": "Llama 4M, random"}
 HEAD = (
     "model", "stage", "data", "adapter", "peer", "setting", "times faster", "times less memory",
     "seconds (Align / peer)", "of the GEMM peak (Align / peer)", "losses apart",
