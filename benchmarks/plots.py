@@ -30,8 +30,10 @@ def ratios(outcomes: Sequence[Outcome], path: Path) -> None:
     axes.invert_yaxis()
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    ticks = [t for t in (0.5, 1, 1.5, 2, 3, 4, 6, 8, 12) if t <= 1.2 * max(s.high for _, s in shown)]
+    low, high = 0.9 * min(1.0, *(s.low for _, s in shown)), 1.1 * max(1.0, *(s.high for _, s in shown))
+    ticks = [t for t in (0.25, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12) if low <= t <= high]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes.set_xlim(low, high)
     axes.set_xticks([], minor=True)
     axes.set_xlabel("times faster than the peer (median, 95 % interval)")
     axes.grid(axis="x", alpha=0.3)
@@ -53,7 +55,7 @@ def scaling(points: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.plot(values, [point[key] for point in part], "o-", color="tab:blue")
             axes.set_xscale("log", base=2)
             axes.set_xticks(values, [str(value) for value in values])
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.1 * max(point[key] for point in part))
             axes.grid(alpha=0.3)
             axes.set_xlabel(name)
             axes.set_ylabel(label if column == 0 else "")

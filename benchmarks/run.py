@@ -241,6 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         points = [] if args.no_scaling else bench.scale(quick=args.quick)
     finally:
         bench.close()
+    if any(outcome.why for outcome in outcomes):
+        print(f"what the workers said: {log.name}", file=sys.stderr)
     found = {
         "machine": {**about, **bench.versions},
         "gemm_peak": max(bench.gemm, default=float("nan")),

@@ -11,7 +11,7 @@ from benchmarks.stats import Ratio
 MODELS = {"smollm2_135m": "SmolLM2-135M", "small": "Llama 4M, random"}
 HEAD = (
     "model", "stage", "data", "adapter", "peer", "setting", "times faster", "times less memory",
-    "seconds (Align / peer)", "of the GEMM peak (Align / peer)", "losses apart",
+    "seconds (Align / peer)", "of the GEMM peak (Align / peer)", "losses, gradients apart",
 )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def _row(outcome: Outcome, gemm: float, bold: bool) -> list[str]:
     return [
         MODELS.get(c.model, c.model), stage, c.data, c.adapter, c.peer.side, setting,
         ratio(outcome.speed), memory, f"{ours:.2f} / {theirs:.2f}",
-        f"{our_rate / gemm:.0%} / {their_rate / gemm:.0%}", f"{outcome.apart[0]:.0e}",
+        f"{our_rate / gemm:.0%} / {their_rate / gemm:.0%}", f"{outcome.apart[0]:.0e}, {outcome.apart[1]:.0e}",
     ]  # fmt: skip
 
 

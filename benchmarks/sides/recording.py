@@ -18,6 +18,9 @@ from benchmarks.sides.start import restore
 from benchmarks.spec import ALPHA, CLIP, LR, RANK, Spec
 
 
+SCRATCH = str(Path(tempfile.gettempdir()) / "bench-trainer")  # trainers want a folder; nothing is saved
+
+
 class Recording:
     """Mixed into a trainer of transformers: remembers loss and gradient norm, and computes nothing for it."""
 
@@ -102,7 +105,7 @@ def options(spec: Spec, expand: int = 1) -> dict[str, Any]:
     if spec.logging:
         logs = {"logging_strategy": "steps", "logging_steps": spec.logging}
     return {
-        "output_dir": tempfile.mkdtemp(prefix="bench-"), "use_cpu": True, "bf16": False,
+        "output_dir": SCRATCH, "use_cpu": True, "bf16": False,
         "train_sampling_strategy": "sequential", "num_train_epochs": 1, "learning_rate": LR,
         "lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": CLIP,
         "optim": "adamw_torch_fused", "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,

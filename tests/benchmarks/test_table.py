@@ -23,7 +23,7 @@ def test_a_table_has_a_line_for_each_ratio_and_one_for_each_reason() -> None:
     assert "processor a chip; GEMM peak 10 GFLOP/s." in lines
     (first, second) = [line for line in lines if "| trl |" in line]
     # 6 GFLOP in 1 s and in 4 s, of a peak of 10
-    assert "| lora | trl | a | 4.00 [4.00, 4.00] | 3.00 | 1.00 / 4.00 | 60% / 15% | 0e+00 |" in first
+    assert "| lora | trl | a | 4.00 [4.00, 4.00] | 3.00 | 1.00 / 4.00 | 60% / 15% | 0e+00, 0e+00 |" in first
     assert "| **b** | 2.00 [2.00, 2.00] |" in second
     assert "* small dpo pairs full trl tuned: no time was left" in lines
     assert "* other: not run" in lines
