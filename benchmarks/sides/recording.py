@@ -17,7 +17,6 @@ from benchmarks.rows import Row
 from benchmarks.sides.start import restore
 from benchmarks.spec import ALPHA, CLIP, LR, RANK, Spec
 
-
 SCRATCH = str(Path(tempfile.gettempdir()) / "bench-trainer")  # trainers want a folder; nothing is saved
 
 
