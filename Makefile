@@ -1,6 +1,6 @@
 # make rlhf    install if need be, then RLHF on a real model; run it again and it resumes, or reuses what is there
 # make smoke   the same chain on a tiny model, in a minute
-# make bench   Align beside TRL and transformers, 40 minutes on an idle machine; make bench quick=1 takes 5
+# make bench   Align beside TRL and transformers, into benchmarks/results/: 40 minutes; make bench quick=1 takes 5
 # make test    the tests            make check   lint, format, types            make clean   all that can be made again
 #
 # Overrides go into ARGS:    make rlhf ARGS="seed=1 stages.ppo.lr=1e-5"    make test ARGS="tests/align/config -x"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.protocol import PAIRS
 
@@ -54,7 +56,7 @@ class Comparison:
     """Align beside one peer.
 
     Attributes:
-        model: `smollm2_135m` or `small`.
+        model: `smollm2_135m` or `small`, or what `benchmarks.data.model` takes else.
         stage: sft, reward or dpo.
         data: conversations, pairs or rankings (of 4 answers).
         adapter: full or lora.
@@ -80,7 +82,7 @@ class Comparison:
     def name(self) -> str:
         """What the command line selects by."""
         cached = " cached" if self.peer.cached else ""
-        what = f"{self.model} {self.stage} {self.data} {self.adapter}{cached}"
+        what = f"{Path(self.model).name} {self.stage} {self.data} {self.adapter}{cached}"
         return f"{what} {self.peer.side} {self.peer.setting}"
 
     @property
@@ -91,31 +93,45 @@ class Comparison:
 
 # (stage, data, rows of a step): 4 rankings of 4 answers are 24 pairs.
 KINDS = (("sft", "conversations", 8), ("reward", "pairs", 8), ("dpo", "pairs", 8), ("reward", "rankings", 4))
+CONVERSATIONS_AND_PAIRS, RANKINGS = ("conversations", "pairs"), ("rankings",)
+ALL = CONVERSATIONS_AND_PAIRS + RANKINGS
 
 
 def full() -> list[Comparison]:
-    """The whole grid on the small model, the two settings that matter most on SmolLM2."""
+    """SmolLM2 beside the setting that is hardest to beat, the grid on the small model, then the rest.
+
+    Rankings cost a peer six times as many tokens, so on SmolLM2 they come late.
+    """
     return [
-        *_grid(SMOLLM2, "full", SINGLE.setting),
+        *_grid(SMOLLM2, "full", SINGLE.setting, CONVERSATIONS_AND_PAIRS),
         *_grid(SMALL, "full"),
-        *_grid(SMALL, "lora", SINGLE.setting),
-        *_grid(SMALL, "lora", TUNED.setting),
+        *_grid(SMOLLM2, "full", SINGLE.setting, RANKINGS),
         *_grid(SMOLLM2, "lora", SINGLE.setting),
         *_grid(SMOLLM2, "full", TUNED.setting),
+        *_grid(SMALL, "lora", SINGLE.setting),
+        *_grid(SMALL, "lora", TUNED.setting),
         *_grid(SMOLLM2, "lora", TUNED.setting),
     ]
 
 
 def quick() -> list[Comparison]:
-    """The small model in the two settings that matter most; too few pairs for a claim."""
-    return [c for setting in (SINGLE.setting, TUNED.setting) for c in _grid(SMALL, "full", setting, pairs=3)]
+    """TRL in two settings on the small model; too few pairs for a claim."""
+    found = [c for data in ALL for c in _grid(SMALL, "full", None, (data,), pairs=3)]
+    return [c for c in found if c.peer in (SINGLE, TUNED)]
 
 
-def _grid(model: str, adapter: str, setting: str | None = None, pairs: int = PAIRS) -> list[Comparison]:
+def _grid(
+    model: str,
+    adapter: str,
+    setting: str | None = None,
+    data: Sequence[str] = ALL,
+    pairs: int = PAIRS,
+) -> list[Comparison]:
     return [
-        Comparison(model, stage, data, adapter, peer, rows, pairs)
-        for stage, data, rows in KINDS
-        for peer in (RANKED if data == "rankings" else GRID[stage])
+        Comparison(model, stage, kind, adapter, peer, rows, pairs)
+        for stage, kind, rows in KINDS
+        if kind in data
+        for peer in (RANKED if kind in RANKINGS else GRID[stage])
         if setting in (None, peer.setting)
     ]
 

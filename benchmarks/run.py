@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "scaling": points,
         "seconds": monotonic() - start,
     }
-    stem = datetime.now().astimezone().strftime("%Y-%m-%d") + ("-quick" if args.quick else "")
+    stem = datetime.now().astimezone().strftime("%Y-%m-%d-%H%M") + ("-quick" if args.quick else "")
     write(args.out, stem, found, outcomes)
     return 0 if any(outcome.speed for outcome in outcomes) else 1
 

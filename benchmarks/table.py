@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from benchmarks.outcome import Outcome, best
 from benchmarks.protocol import PAIRS
@@ -58,7 +59,7 @@ def _row(outcome: Outcome, gemm: float, bold: bool) -> list[str]:
     stage = f"{c.stage}, reference cached" if c.peer.cached else c.stage
     setting = f"**{c.peer.setting}**" if bold else c.peer.setting
     return [
-        MODELS.get(c.model, c.model), stage, c.data, c.adapter, c.peer.side, setting,
+        MODELS.get(c.model, Path(c.model).name), stage, c.data, c.adapter, c.peer.side, setting,
         ratio(outcome.speed), memory, f"{ours:.2f} / {theirs:.2f}",
         f"{our_rate / gemm:.0%} / {their_rate / gemm:.0%}", f"{outcome.apart[0]:.0e}, {outcome.apart[1]:.0e}",
     ]  # fmt: skip
