@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
+
 import align
 from align.artifacts.store import Store
 from align.config.schema import LoraAdapter, NoAdapter
@@ -20,9 +22,10 @@ from align.engine.batch import TokenBatch
 from align.models.policy import open_policy
 from align.models.reward_model import new_reward_model
 from align.objectives.likelihood import nll
+from align.objectives.pairs import Knobs
 from align.objectives.reduce import Loss
 from align.stages.base import StageContext
-from align.stages.dpo import pair_loss, reference_logps
+from align.stages.dpo_objective import Preference
 from align.stages.reward import ranking_loss
 from align.stages.supervised import fit
 from align.training.optim import Group
@@ -66,6 +69,7 @@ class Ours:
         else:
             self.model = open_policy(self.folder, self.folder, spec.template, adapter, SEED)
         self.budget = self.model.budget(self.options.tokens_per_microbatch)
+        self.preference = Preference({"sigmoid": 1.0}, Knobs(beta=BETA))
 
     def prepare(self, rows: Sequence[Row]) -> None:
         """Start weights, rows, and the reference's log-probs where they are cached."""
@@ -80,7 +84,7 @@ class Ours:
         )
 
     def _reference(self) -> Any:
-        return reference_logps(self.model, self.rows, self.budget)
+        return self.preference.reference(self.model, self.rows, self.budget)
 
     def train(self) -> None:
         """What the stage does between opening and saving its model."""
@@ -103,7 +107,8 @@ class Ours:
         reference = self.reference or self._reference()
 
         def objective(batch: TokenBatch, rows: Sequence[TokenRow]) -> Loss:
-            return pair_loss(self.model, batch, rows, reference, BETA, 0.0)
+            refs = torch.cat([reference[row.id] for row in rows])
+            return self.preference.loss(self.preference.sequence_logps(self.model, batch), refs, batch, rows)
 
         self._fit([Group("policy", self.model.trainable(), LR)], objective, len)
 

@@ -193,7 +193,7 @@ def test_completion_knows_recipes_and_keys(
         assert main(["-sc", "query=bash"]) == 0
         return capsys.readouterr().out.split()
 
-    assert complete("align recipe=s") == ["recipe=sft", "recipe=smoke"]
+    assert complete("align recipe=s") == ["recipe=sft", "recipe=simpo", "recipe=smoke"]
     assert "stages.ppo.kl_coef=" in complete("align recipe=rlhf stages.ppo.kl_")
 
 
