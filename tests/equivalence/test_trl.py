@@ -371,7 +371,7 @@ class Named:
 
 SMOOTHED = {"label_smoothing": 0.1}
 LOSSES = {
-    "hinge": Named({"loss": "hinge"}, {"loss_type": "hinge"}),
+    "hinge": Named({"loss": "hinge"}, {"loss_type": "hinge"}, beta=0.1),  # far from 0, where all is rounding
     "ipo": Named({"loss": "ipo"}, {"loss_type": "ipo"}),
     "exo": Named({"loss": "exo", **SMOOTHED}, {"loss_type": "exo_pair", **SMOOTHED}),
     "nca": Named({"loss": "nca"}, {"loss_type": "nca_pair"}),

@@ -159,6 +159,17 @@ def test_whole_rankings_are_one_forward_and_start_at_chance(tmp_path: Path) -> N
     assert math.log(2) - 1e-5 <= rows[0]["loss"] <= math.log(6) + 1e-5
 
 
+def test_a_loss_that_compares_pairs_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for tokens in (4096, 16):  # 16 would cut every step into single pairs
+        monkeypatch.setattr("align.models.opened.AUTO", tokens)
+        made = run(tmp_path / str(tokens), {"dpo": {**DPO, "model": "base", "loss": "aot", "epochs": 2}})
+        found.append(
+            [row["loss"] for row in metrics(made["dpo"])] + [summary(made["dpo"])["held_out"]["loss"]]
+        )
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 def test_without_a_reference_none_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
