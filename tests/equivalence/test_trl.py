@@ -371,7 +371,9 @@ class Named:
 
 SMOOTHED = {"label_smoothing": 0.1}
 LOSSES = {
-    "hinge": Named({"loss": "hinge"}, {"loss_type": "hinge"}, beta=0.1),  # far from 0, where all is rounding
+    "hinge": Named(  # slowly: near 0 all is rounding
+        {"loss": "hinge", "lr": 3e-4}, {"loss_type": "hinge", "learning_rate": 3e-4}, beta=0.1
+    ),
     "ipo": Named({"loss": "ipo"}, {"loss_type": "ipo"}),
     "exo": Named({"loss": "exo", **SMOOTHED}, {"loss_type": "exo_pair", **SMOOTHED}),
     "nca": Named({"loss": "nca"}, {"loss_type": "nca_pair"}),
@@ -399,8 +401,11 @@ LOSSES = {
     ),
     "js": Named({"divergence": "js"}, {"f_divergence_type": "js_divergence"}),
     "alpha": Named(  # the paper's alpha is 1 less TRL's coefficient
-        {"divergence": "alpha", "alpha": 0.3, "loss": "ipo"},
-        {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.7, "loss_type": "ipo"},
+        {"divergence": "alpha", "alpha": 0.3, "loss": "ipo", "lr": 5e-4},
+        {
+            "f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.7, "loss_type": "ipo",
+            "learning_rate": 5e-4,
+        },
     ),
     "ld_alpha": Named({"ld_alpha": 0.4}, {"ld_alpha": 0.4}),
 }
@@ -476,7 +481,7 @@ def labels(row: TokenRow, k: int) -> list[int]:
 
 
 FREE: dict[str, tuple[dict[str, Any], type, Any, dict[str, Any]]] = {
-    "orpo": ({"loss": "orpo", "beta": 0.5}, TokenisedORPOTrainer, ORPOConfig, {"beta": 0.5}),
+    "orpo": ({"loss": "orpo", "beta": 0.8}, TokenisedORPOTrainer, ORPOConfig, {"beta": 0.8}),
     "cpo": (
         {"loss": "cpo", "beta": 0.3},
         TokenisedCPOTrainer,
