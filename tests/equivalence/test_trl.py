@@ -403,7 +403,9 @@ LOSSES = {
     "alpha": Named(  # the paper's alpha is 1 less TRL's coefficient
         {"divergence": "alpha", "alpha": 0.3, "loss": "ipo", "lr": 5e-4},
         {
-            "f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.7, "loss_type": "ipo",
+            "f_divergence_type": "alpha_divergence",
+            "f_alpha_divergence_coef": 0.7,
+            "loss_type": "ipo",
             "learning_rate": 5e-4,
         },
     ),
