@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 256  # queries of one product: more compute what is masked, fewer leave the cores idle
+BLOCK = 128  # queries of one product: more compute what is masked, fewer leave the cores idle
 
 
 @dataclass(frozen=True)
