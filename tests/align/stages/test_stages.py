@@ -195,6 +195,7 @@ def test_a_policy_that_is_not_its_reference_is_refused_at_step_0(
 
     monkeypatch.setattr(Preference, "reference", wrong)
     for loss in ("sigmoid", "ipo", "bradley_terry"):
+        monkeypatch.setenv("ALIGN_CACHE", str(tmp_path / loss))  # neither read nor left to others
         with pytest.raises(AssertionError):
             run(tmp_path, {"dpo": {**DPO, "model": "base", "loss": loss}})
         assert "the loss and that of policy = reference differ" in " ".join(capsys.readouterr().err.split())
