@@ -218,12 +218,15 @@ def chosen(args: argparse.Namespace) -> list[Comparison]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write; 1 where nothing got a ratio."""
+    """Measure and write; 1 where nothing got a ratio, 2 where nothing was asked for."""
     args = options(arguments)
     comparisons = chosen(args)
     if args.list:
         print("\n".join(c.name for c in comparisons))
         return 0
+    if not comparisons:
+        print("--only: no comparison has all of these words; --list names them", file=sys.stderr)
+        return 2
     start = monotonic()
     budget = 60 * (args.minutes or (QUICK_MINUTES if args.quick else MINUTES))
     kept = 0.0 if args.no_scaling else SCALING_SHARE * budget

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from benchmarks import run
 from benchmarks.outcome import Outcome, best
 from benchmarks.plan import Comparison, Peer, full, quick
 from benchmarks.protocol import (
@@ -150,3 +151,8 @@ def test_the_grid_holds_what_is_hardest_to_beat() -> None:
     }
     assert {c.data for c in small if c.peer.grouped} == {"conversations", "pairs"}
     assert {c.data for c in small if c.peer.checkpointing} == {"conversations", "pairs", "rankings"}
+
+
+def test_words_that_no_comparison_has_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--only", "no such words"]) == 2
+    assert capsys.readouterr().err == "--only: no comparison has all of these words; --list names them\n"
