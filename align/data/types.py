@@ -114,8 +114,3 @@ class TokenRow:
     def unique(self) -> int:
         """Real tokens when the prompt stands once."""
         return len(self.prompt) + sum(len(response.ids) for response in self.responses)
-
-    @property
-    def tokens(self) -> int:
-        """Real tokens when the prompt stands once for each response."""
-        return sum(len(self.prompt) + len(response.ids) for response in self.responses)
