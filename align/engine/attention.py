@@ -4,8 +4,9 @@
     dV = P^T dO,   dS = P * (dO V^T - rowsum(dO * O)),   dQ = scale dS K,   dK = scale dS^T Q
 
 (arXiv:2205.14135, Eq. 3 and Appendix B). Each segment is a handful of dense products of the sizes that chats
-have, which on CPUs is faster than the fused kernel, whose backward is slow. P is not kept: the backward pass
-computes it again from the row norms. Grouped queries (arXiv:2305.13245) are rows of one product.
+have, which on CPUs is faster than the fused kernel, whose backward is slow. P of short segments is kept for
+the backward pass; that of long ones, which would be large, is computed again. Grouped queries
+(arXiv:2305.13245) are rows of one product.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 128  # queries of one product: more compute what is masked, fewer leave the cores idle
+KEPT = 256  # keys: P of segments that see no more is kept for the backward pass, where it is small
 
 
 @dataclass(frozen=True)
@@ -95,38 +97,39 @@ class _FlatAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], form: Form
     ) -> Tensor:
+        q = q * form.scale
         out = torch.empty_like(q)
-        norms = []
+        kept = []
         for segment in segments:
             queries, keys, values = _of(q, k, v, segment)
-            p = _scores(queries, keys, segment, form)
-            top = p.amax(-1, keepdim=True)
-            total = p.sub_(top).exp_().sum(-1, keepdim=True)
-            norms.append(total.log() + top)
-            _put(out, segment, (p @ values).div_(total))
-        ctx.save_for_backward(q, k, v, out, *norms)
+            p = _scores(queries, keys, segment, form).softmax(-1)
+            _put(out, segment, p @ values)
+            kept.append(p if keys.shape[1] <= KEPT else None)
+        ctx.save_for_backward(q, k, v, *kept)
         ctx.segments, ctx.form = segments, form
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        q, k, v, out, *norms = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Any) -> Any:
+        q, k, v, *kept = ctx.saved_tensors
         grad, form = grads[0], ctx.form
-        rows = (grad * out).sum(-1, keepdim=True)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for segment, norm in zip(ctx.segments, norms, strict=True):
+        for segment, p in zip(ctx.segments, kept, strict=True):
             queries, keys, values = _of(q, k, v, segment)
-            scores = _scores(queries, keys, segment, form)
-            bend = None if form.cap is None else 1 - (scores / form.cap).square_()
-            p = scores.sub_(norm).exp_()
+            bend = None
+            if p is None or form.cap is not None:
+                scores = _scores(queries, keys, segment, form)
+                if form.cap is not None:  # masked scores are infinite, and p is 0 there
+                    bend = (1 - (scores / form.cap).square_()).nan_to_num_(neginf=0.0)
+                p = scores.softmax(-1)
             g = _grouped(grad, segment, len(keys))
             _add(grad_v, segment, p.mT @ g)
-            slope = (g @ values.mT).sub_(_grouped(rows, segment, len(keys))).mul_(p)
+            slope = torch._softmax_backward_data(g @ values.mT, p, -1, p.dtype)
             if bend is not None:
-                slope.mul_(bend.nan_to_num_(neginf=0.0))  # masked scores are infinite, and p is 0 there
-            _put(grad_q, segment, (slope @ keys).mul_(form.scale))
-            _add(grad_k, segment, (slope.mT @ queries).mul_(form.scale))
-        return grad_q, grad_k, grad_v, None, None
+                slope.mul_(bend)
+            _put(grad_q, segment, slope @ keys)
+            _add(grad_k, segment, slope.mT @ queries)
+        return grad_q.mul_(form.scale), grad_k, grad_v, None, None
 
 
 def flat_attention(q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], form: Form) -> Tensor:
@@ -165,11 +168,11 @@ def _seen(x: Tensor, segment: Segment) -> Tensor:
 def _scores(queries: Tensor, keys: Tensor, segment: Segment, form: Form) -> Tensor:
     """[G, H/G * m, L], minus infinity where a query would see what follows it or lies outside the window."""
     count, length = segment.end - segment.start, keys.shape[1]
-    scores = (queries * form.scale) @ keys.mT
+    scores = queries @ keys.mT
     if form.cap is not None:
         scores.div_(form.cap).tanh_().mul_(form.cap)
     square = scores.view(len(keys), -1, count, length)
-    square[..., length - count :].masked_fill_(_triangle(BLOCK, scores.device)[:count, :count], float("-inf"))
+    square[..., length - count :].add_(_future(BLOCK, scores.dtype, scores.device)[:count, :count])
     if form.window is not None and length > form.window:
         before = torch.ones(count, length, dtype=torch.bool, device=scores.device)
         square.masked_fill_(before.tril_(length - count - form.window), float("-inf"))
@@ -177,9 +180,9 @@ def _scores(queries: Tensor, keys: Tensor, segment: Segment, form: Form) -> Tens
 
 
 @lru_cache(maxsize=8)
-def _triangle(size: int, device: torch.device) -> Tensor:
-    """[size, size] True above the diagonal."""
-    return torch.ones(size, size, dtype=torch.bool, device=device).triu_(1)
+def _future(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[size, size] minus infinity above the diagonal, 0 elsewhere: adding it is faster than filling in."""
+    return torch.full((size, size), float("-inf"), dtype=dtype, device=device).triu_(1)
 
 
 def _put(x: Tensor, segment: Segment, part: Tensor) -> None:

@@ -5,6 +5,8 @@
 
 The second line needs one more product per chunk and then only [C, D] numbers are kept, so with a frozen head
 nothing is computed twice. With a trained head the chunk's logits are computed again in the backward pass.
+All chunks share one buffer, and all steps but the products are done in place: fresh memory of that size
+costs more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -20,66 +22,93 @@ CHUNK = 256
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        scale: float,
+        with_entropy: bool,
     ) -> Any:
         logps = states.new_empty(len(targets), dtype=torch.float32)
-        entropy = torch.empty_like(logps)
+        norms = torch.empty_like(logps)
+        entropy = torch.empty_like(logps) if with_entropy else None
         slope = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        buffer, spare = _buffer(states, weight), _buffer(states, weight) if with_entropy else None
         for start in range(0, len(targets), CHUNK):
             part = slice(start, start + CHUNK)
-            z = _logits(states[part], weight, bias, scale)
-            t = targets[part, None]
-            norm = z.logsumexp(-1, keepdim=True)
-            logps[part] = (z.gather(-1, t) - norm)[:, 0]
-            p = z.sub(norm).exp_()
-            entropy[part] = norm[:, 0] - (p * z).sum(-1)
+            z = _logits(states[part], weight, bias, scale, buffer)
+            at = targets[part, None]
+            chosen, top = z.gather(-1, at), z.amax(-1, keepdim=True)
+            z.sub_(top)
+            p = z.exp_() if spare is None else torch.exp(z, out=spare[: len(z)])
+            total = p.sum(-1, keepdim=True)
+            norm = total.log() + top
+            logps[part], norms[part] = (chosen - norm)[:, 0], norm[:, 0]
+            if entropy is not None:  # z - top is still there, and log p = z - top - log total
+                entropy[part] = (total.log() - z.mul_(p).sum(-1, keepdim=True) / total)[:, 0]
             if slope is not None:
-                slope[part] = (weight[t[:, 0]] - p.to(weight.dtype) @ weight) * scale
-        ctx.save_for_backward(states, weight, bias, targets, slope)
+                slope[part] = (weight[at[:, 0]] - (p.to(weight.dtype) @ weight) / total.to(weight)) * scale
+        ctx.save_for_backward(states, weight, bias, targets, norms, slope)
         ctx.scale = scale
-        ctx.mark_non_differentiable(entropy)
+        if entropy is not None:
+            ctx.mark_non_differentiable(entropy)
         return logps, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         grad = grads[0]
-        states, weight, bias, targets, slope = ctx.saved_tensors
+        states, weight, bias, targets, norms, slope = ctx.saved_tensors
         grad_states = grad[:, None].to(slope.dtype) * slope if slope is not None else None
         need_weight, need_bias = ctx.needs_input_grad[1], bias is not None and ctx.needs_input_grad[2]
         grad_weight = torch.zeros_like(weight) if need_weight else None
         grad_bias = torch.zeros_like(bias) if need_bias else None
-        for start in range(0, len(targets) if need_weight or need_bias else 0, CHUNK):
+        buffer = _buffer(states, weight) if need_weight or need_bias else None
+        for start in range(0, 0 if buffer is None else len(targets), CHUNK):
             part = slice(start, start + CHUNK)
-            g = _logits(states[part], weight, bias, ctx.scale).softmax(-1).neg_()
-            g.scatter_add_(-1, targets[part, None], torch.ones_like(g[:, :1]))
-            g = (g * grad[part, None] * ctx.scale).to(weight.dtype)
+            factor = grad[part, None] * ctx.scale
+            g = _logits(states[part], weight, bias, ctx.scale, buffer)
+            g.sub_(norms[part, None]).exp_().mul_(-factor)
+            g.scatter_add_(-1, targets[part, None], factor)
             if grad_weight is not None:
-                grad_weight.addmm_(g.T, states[part])
+                grad_weight.addmm_(g.T.to(weight.dtype), states[part])
             if grad_bias is not None:
                 grad_bias += g.sum(0)
-        return grad_states, grad_weight, grad_bias, None, None
+        return grad_states, grad_weight, grad_bias, None, None, None
 
 
-def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    z = nn.functional.linear(states, weight, bias).float()
-    return z if scale == 1.0 else z * scale
+def _buffer(states: Tensor, weight: Tensor) -> Tensor:
+    """[CHUNK or all positions, V] in fp32."""
+    return states.new_empty(min(CHUNK, len(states)), len(weight), dtype=torch.float32)
+
+
+def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, scale: float, buffer: Tensor) -> Tensor:
+    z = buffer[: len(states)]
+    if weight.dtype == z.dtype:
+        torch.mm(states, weight.T, out=z)
+    else:
+        z.copy_(states @ weight.T)
+    if bias is not None:
+        z.add_(bias)
+    return z if scale == 1.0 else z.mul_(scale)
 
 
 def token_logps(
-    states: Tensor, head: nn.Linear, targets: Tensor, *, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target, and the entropy of its distribution.
+    states: Tensor, head: nn.Linear, targets: Tensor, *, temperature: float = 1.0, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probability of each target, and the entropy of its distribution where it is asked for.
 
     Args:
         states: [C, D] hidden states.
         head: The output projection [V, D], with or without a bias.
         targets: [C] tokens.
         temperature: Divides the logits.
+        entropy: Measure it too.
 
     Returns:
-        logps [C] (differentiable), entropy [C] in nats (a measure, not differentiable).
+        logps [C] (differentiable); entropy [C] in nats (a measure, not differentiable), or None.
     """
     out = _TokenLogps.apply(  # type: ignore[no-untyped-call]
-        states, head.weight, head.bias, targets.to(states.device), 1.0 / temperature
+        states, head.weight, head.bias, targets.to(states.device), 1.0 / temperature, entropy
     )
     return out[0], out[1]

@@ -51,9 +51,11 @@ class Policy(OpenedModel):
 
     frozen: PreTrainedModel | None = None
 
-    def logps(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probs [C] of the scored tokens (differentiable) and entropies [C]."""
-        return model_logps(self.plain, batch, temperature)
+    def logps(
+        self, batch: TokenBatch, temperature: float = 1.0, *, entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probs [C] of the scored tokens (differentiable), and entropies [C] where they are asked for."""
+        return model_logps(self.plain, batch, temperature, entropy=entropy)
 
     @torch.no_grad()
     def ref_logps(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
@@ -85,10 +87,13 @@ class Policy(OpenedModel):
         adapters.verify_saved(folder, self.trainable())
 
 
-def model_logps(model: PreTrainedModel, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probs [C] and entropies [C] of a causal model over a batch."""
+def model_logps(
+    model: PreTrainedModel, batch: TokenBatch, temperature: float = 1.0, *, entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs [C] of a causal model over a batch, and entropies [C] where they are asked for."""
     body, head = model.base_model, model.get_output_embeddings()
-    return token_logps(states(body, batch).scored, head, batch.targets, temperature=temperature)
+    scored = states(body, batch).scored
+    return token_logps(scored, head, batch.targets, temperature=temperature, entropy=entropy)
 
 
 def open_policy(

@@ -48,7 +48,8 @@ def test_pack_lays_out_a_trie_by_hand() -> None:
 
 def test_logps_equal_transformers_on_each_sequence_alone(model: LlamaForCausalLM) -> None:
     batch = pack(ROWS, score_all=True)
-    got, entropy = token_logps(states(model.model, batch).scored, model.lm_head, batch.targets)
+    scored = states(model.model, batch).scored
+    got, entropy = token_logps(scored, model.lm_head, batch.targets, entropy=True)
     want, want_entropy = [], []
     for r in ROWS:
         for response in r.responses:
@@ -79,9 +80,9 @@ def test_other_sequences_change_nothing(model: LlamaForCausalLM) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("chunk", [3, 256])
+@pytest.mark.parametrize(("chunk", "entropy"), [(3, False), (3, True), (256, False)])
 def test_head_gradients_equal_autograd_on_full_logits(
-    temperature: float, bias: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+    temperature: float, bias: bool, chunk: int, entropy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head_module, "CHUNK", chunk)
     torch.manual_seed(1)
@@ -90,7 +91,8 @@ def test_head_gradients_equal_autograd_on_full_logits(
     targets, weights = torch.randint(0, 17, (7,)), torch.randn(7)
     parameters = [h, *head.parameters()]
     got = torch.autograd.grad(
-        (token_logps(h, head, targets, temperature=temperature)[0] * weights).sum(), parameters
+        (token_logps(h, head, targets, temperature=temperature, entropy=entropy)[0] * weights).sum(),
+        parameters,
     )
     full = (head(h) / temperature).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     want = torch.autograd.grad((full * weights).sum(), parameters)

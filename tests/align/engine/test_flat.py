@@ -224,13 +224,14 @@ def test_long_sequences_are_cut_into_blocks_of_queries(monkeypatch: pytest.Monke
     assert how.depths.tolist() == [0, 1, 2, 3, 4, *range(3, 12)]
 
 
-@pytest.mark.parametrize("block", [2, 256])
+@pytest.mark.parametrize(("block", "kept"), [(2, 256), (256, 256), (2, 0), (2, 4)])
 @pytest.mark.parametrize(("window", "cap"), [(None, None), (2, None), (None, 1.5), (2, 1.5)])
 def test_attention_by_definition(
-    monkeypatch: pytest.MonkeyPatch, window: int | None, cap: float | None, block: int
+    monkeypatch: pytest.MonkeyPatch, window: int | None, cap: float | None, block: int, kept: int
 ) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr(attention, "BLOCK", block)
+    monkeypatch.setattr(attention, "KEPT", kept)
     how = layout(torch.tensor([[0, 3, 3, 5], [0, 3, 5, 7], [7, 8, 8, 10]]))
     q, k, v = (torch.randn(heads, 10, 4, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
     sees = {5: [0, 1, 2, 5], 6: [0, 1, 2, 5, 6]}  # the second response; all else sees its own trie
