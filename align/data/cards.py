@@ -21,7 +21,7 @@ from align.data import sources
 from align.data.card_types import Card, FileSource
 from align.data.packages import cache_folder
 from align.data.readers import READERS, Context
-from align.data.types import Dataset
+from align.data.types import Dataset, Labelled
 from align.data.views import Expect, contradictions, is_test, once, opening, refuse_other_kind, view
 from align.errors import ConfigError, DataError
 from align.registry import nearest
@@ -217,7 +217,7 @@ def load(data: Data, expect: Expect, split: Part, *, max_drop: float = 0.01) -> 
 
     Args:
         data: A card, a file, a reference, or a list of them.
-        expect: The kind of rows that is wanted. Rankings and conversations serve as prompts too.
+        expect: The kind of rows that is wanted. Everything serves as prompts, rankings also as unpaired.
         split: Rows to learn from, or held-out rows.
         max_drop: Part of a source's rows that may be faulty or copies before it is refused.
 
@@ -262,8 +262,10 @@ def _load_one(ref: DataRef, expect: Expect, max_drop: float) -> _Source:
         refuse_other_kind(rows, card.kind, f"card {card.name}", "give the card that kind")
     contrary = contradictions(rows)
     if contrary:
+        labels = isinstance(rows[0], Labelled)
+        what, unit = ("labels of one answer", "answers") if labels else ("rankings of one prompt", "prompts")
         _say_once(
-            f"{card.name}: rankings of one prompt contradict each other (prompts: {len(contrary)}, "
+            f"{card.name}: {what} contradict each other ({unit}: {len(contrary)}, "
             f"rows of the first: {', '.join(contrary[0][:5])}); they are kept"
         )
     rows = view(rows, expect, card.name, context.left_out)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from align.data.template import ChatTemplate
-from align.data.types import Conversation, Dataset, Prompt, Ranking, Response, TokenRow
+from align.data.types import Conversation, Dataset, Labelled, Prompt, Ranking, Response, TokenRow
 from align.errors import DataError
 
 
@@ -101,6 +101,21 @@ def rankings(
                 source=row.source,
             )
         )
+    return _finish(out, template.escaped - escaped, max_drop)
+
+
+def unpaired(
+    data: Dataset[Labelled], template: ChatTemplate, *, max_prompt: int, max_answer: int, max_drop: float
+) -> Tokenised:
+    """Single answers with what they were called."""
+    out = _start(data.name, template, max_prompt)
+    escaped = template.escaped
+    for row in data:
+        prompt, ids = template.encode_prompt(row.prompt), template.encode_answer(row.answer)
+        out.lengths.append(len(prompt) + len(ids))
+        answer = _cut_answer(ids, [1.0] * len(ids), max_answer, template.eos_id, out)
+        asked = _cut_prompt(prompt, max_prompt, out)
+        out.rows.append(TokenRow(row.id, asked, (answer,), desirable=row.desirable, source=row.source))
     return _finish(out, template.escaped - escaped, max_drop)
 
 

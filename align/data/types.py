@@ -60,7 +60,18 @@ class Ranking:
         return best, self.answers[worst]
 
 
-Row = TypeVar("Row", Prompt, Conversation, Ranking)
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One answer to a prompt that somebody called desirable or undesirable: an unpaired preference."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    answer: str
+    desirable: bool
+    source: str = ""
+
+
+Row = TypeVar("Row", Prompt, Conversation, Ranking, Labelled)
 
 
 @dataclass(slots=True)
@@ -100,6 +111,7 @@ class TokenRow:
         tiers: K integers, 0 is best; empty where the row is no ranking.
         ratings: K numbers, higher is better; may be empty.
         places: Of a ranking, which of the answers in the text row these are.
+        desirable: What the one answer of an unpaired preference was called; None for all other rows.
     """
 
     id: str
@@ -108,6 +120,7 @@ class TokenRow:
     tiers: tuple[int, ...] = ()
     ratings: tuple[float, ...] = ()
     places: tuple[int, ...] = ()
+    desirable: bool | None = None
     source: str = ""
 
     @property

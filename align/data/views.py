@@ -9,17 +9,22 @@ from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
-from align.data.types import Conversation, Message, Prompt, Ranking
+from align.data.types import Conversation, Labelled, Message, Prompt, Ranking
 from align.errors import DataError
 
-Expect = Literal["conversations", "rankings", "prompts"]
-Row = Conversation | Ranking | Prompt
-WANTED: dict[Expect, type[Row]] = {"conversations": Conversation, "rankings": Ranking, "prompts": Prompt}
+Expect = Literal["conversations", "rankings", "unpaired", "prompts"]
+Row = Conversation | Ranking | Labelled | Prompt
+WANTED: dict[Expect, type[Row]] = {
+    "conversations": Conversation,
+    "rankings": Ranking,
+    "unpaired": Labelled,
+    "prompts": Prompt,
+}
 NAMES = {kind: name for name, kind in WANTED.items()}
 
 
 def view(rows: Sequence[Row], expect: Expect, name: str, left_out: Counter[str]) -> list[Any]:
-    """The rows as the kind that is wanted: as they are, or their prompts, each once.
+    """The rows as the kind that is wanted: as they are, their prompts, or a ranking's ends as labels.
 
     Args:
         rows: Of one source.
@@ -30,9 +35,38 @@ def view(rows: Sequence[Row], expect: Expect, name: str, left_out: Counter[str])
     Raises:
         DataError: The rows cannot serve as that kind.
     """
+    if expect == "unpaired":
+        rows = _unpaired(rows, left_out)
     if expect != "prompts":
         refuse_other_kind(rows, expect, f"data {name}", f"name data of kind {expect}")
         return list(rows)
+    return _prompts(rows, left_out)
+
+
+def _unpaired(rows: Sequence[Row], left_out: Counter[str]) -> list[Row]:
+    """Answers of a ranking's best tier as desirable, of its worst as undesirable, each once a label."""
+    found: list[Row] = []
+    seen: set[Row] = set()
+    for row in rows:
+        if not isinstance(row, Ranking):
+            found.append(row)
+            continue
+        ends = {min(row.tiers): True, max(row.tiers): False}
+        for i, (answer, tier) in enumerate(zip(row.answers, row.tiers, strict=True)):
+            if tier not in ends:
+                left_out["answers between the best and the worst"] += 1
+                continue
+            made = Labelled("", row.prompt, answer, ends[tier], row.source)
+            if made in seen:
+                left_out["further copies of an answer"] += 1
+                continue
+            seen.add(made)
+            found.append(replace(made, id=f"{row.id}/{i + 1}"))
+    return found
+
+
+def _prompts(rows: Sequence[Row], left_out: Counter[str]) -> list[Prompt]:
+    """Each prompt once."""
     kept: dict[tuple[Message, ...], Prompt] = {}
     for row in rows:
         asked = prompt_of(row)
@@ -53,20 +87,29 @@ def refuse_other_kind(rows: Sequence[Row], kind: Expect, where: str, fix: str) -
     """
     other = next((row for row in rows if not isinstance(row, WANTED[kind])), None)
     if other is not None:
-        raise DataError(where, f"holds {NAMES[type(other)]}, not {kind}", fix)
+        raise DataError(where, f"holds {_said(NAMES[type(other)])}, not {_said(kind)}", fix)
+
+
+def _said(kind: Expect) -> str:
+    return "unpaired answers" if kind == "unpaired" else kind
 
 
 def contradictions(rows: Sequence[Row]) -> list[list[str]]:
-    """Prompts whose rankings cannot all hold: by some of them x > y > ... > x.
+    """Rows that cannot all hold: rankings by which x > y > ... > x, answers that are called good and bad.
 
     Returns:
-        For each such prompt the ids of its rankings.
+        For each prompt of such rankings, and for each such answer, the ids of its rows.
     """
     by_prompt: dict[tuple[Message, ...], list[Ranking]] = {}
+    by_answer: dict[tuple[tuple[Message, ...], str], list[Labelled]] = {}
     for row in rows:
         if isinstance(row, Ranking):
             by_prompt.setdefault(row.prompt, []).append(row)
-    return [[row.id for row in same] for same in by_prompt.values() if _is_cyclic(same)]
+        if isinstance(row, Labelled):
+            by_answer.setdefault((row.prompt, row.answer), []).append(row)
+    rankings = [[row.id for row in same] for same in by_prompt.values() if _is_cyclic(same)]
+    labels = [[row.id for row in same] for same in by_answer.values() if len({r.desirable for r in same}) > 1]
+    return rankings + labels
 
 
 def _is_cyclic(rankings: Sequence[Ranking]) -> bool:
@@ -87,7 +130,7 @@ def prompt_of(row: Row) -> tuple[Message, ...]:
     if isinstance(row, Conversation):
         last = max(i for i, message in enumerate(row.messages) if message.role == "assistant")
         return row.messages[:last]
-    return row.prompt if isinstance(row, Ranking) else row.messages
+    return row.prompt if isinstance(row, Ranking | Labelled) else row.messages
 
 
 def once(rows: Sequence[Row]) -> tuple[list[Any], list[str]]:
@@ -118,7 +161,7 @@ def opening(row: Row) -> str:
 
     A conversation and the longer ones that grow out of it open alike, so they are held out together.
     """
-    messages = row.prompt if isinstance(row, Ranking) else row.messages
+    messages = row.prompt if isinstance(row, Ranking | Labelled) else row.messages
     first = next((message for message in messages if message.role == "user"), messages[0])
     return " ".join(first.content.casefold().split())
 

@@ -6,10 +6,12 @@
 | completion | prompt, completion |
 | text | text (plain text, no prompt) |
 | pairs | chosen, rejected, and prompt where they are answers; or both whole conversations |
+| unpaired | prompt, completion, label: true (desirable) or false |
 | rankings | prompt, answers, and one of tiers, ranks (0 or 1 is best), ratings (higher is better) |
 | prompts | prompt |
 
-`prompt` is text or a list of turns; `id` is optional everywhere; other fields are passed over.
+`prompt` is text or a list of turns, and so is an unpaired `completion`, of one turn; `id` is optional
+everywhere; other fields are passed over.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ from align.data.rankings import dense
 from align.data.readers.base import Context, Row, Rows, reader
 from align.data.records import Record, said
 from align.data.sources import Blob
-from align.data.types import Conversation, Message, Prompt, Ranking
+from align.data.types import Conversation, Labelled, Message, Prompt, Ranking
 from align.errors import DataError
 from align.registry import nearest
 
 FORMS: dict[str, set[str]] = {
     "messages": {"messages"},
     "completion": {"prompt", "completion"},
+    "unpaired": {"prompt", "completion", "label"},
     "text": {"text"},
     "pairs": {"chosen", "rejected"},
     "rankings": {"prompt", "answers"},
@@ -39,7 +42,8 @@ FORMS: dict[str, set[str]] = {
 }
 ORDERS = ("tiers", "ranks", "ratings")
 KNOWN = set.union(*FORMS.values()).union(ORDERS)
-Form = Literal["messages", "completion", "text", "pairs", "rankings", "prompts"]
+Form = Literal["messages", "completion", "unpaired", "text", "pairs", "rankings", "prompts"]
+LABELS = {"true": True, "1": True, "false": False, "0": False}  # in CSV every field is text
 
 
 class OwnOptions(Strict):
@@ -112,6 +116,27 @@ def _messages(record: Record, name: str, context: Context) -> Row:
 def _completion(record: Record, name: str, context: Context) -> Row:
     prompt = messages(record, "prompt", record.data["prompt"], "user")
     return Conversation(name, (*prompt, Message("assistant", text(record, "completion"))), context.name)
+
+
+def _unpaired(record: Record, name: str, context: Context) -> Row:
+    prompt = messages(record, "prompt", record.data["prompt"], "user")
+    answer = record.data["completion"]
+    if isinstance(answer, list):
+        turns = messages(record, "completion", answer, "assistant")
+        if len(turns) > 1:
+            raise wrong(record, "completion", f"has {len(turns)} turns", "give one turn, the assistant's")
+        answer = turns[0].content
+    answer = checked(record, "completion", answer)
+    return Labelled(name, prompt, answer, _desirable(record), context.name)
+
+
+def _desirable(record: Record) -> bool:
+    label = record.data["label"]
+    if not isinstance(label, bool | int | str) or str(label).lower() not in LABELS:
+        shown = repr(label)[:40] if isinstance(label, int | str) else said(label)
+        fix = "give true for a desirable answer, else false; or a card with options: {form: completion}"
+        raise wrong(record, "label", f"is {shown}", fix)
+    return LABELS[str(label).lower()]
 
 
 def _text(record: Record, name: str, context: Context) -> Row:
@@ -204,6 +229,7 @@ def _prompt(record: Record, name: str, context: Context) -> Row:
 MAKERS: dict[str, Callable[[Record, str, Context], Row | None]] = {
     "messages": _messages,
     "completion": _completion,
+    "unpaired": _unpaired,
     "text": _text,
     "pairs": _pair,
     "rankings": _ranking,

@@ -146,7 +146,10 @@ def test_a_file_needs_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ("change", "line"),
     [
         (("kind:", "knd:"), "knd: no such key; did you mean 'kind'?"),
-        (("kind: rankings", "kind: pairs"), "kind: input should be 'conversations', 'rankings' or 'prompts'"),
+        (
+            ("kind: rankings", "kind: pairs"),
+            "kind: input should be 'conversations', 'rankings', 'unpaired' or 'prompts'",
+        ),
         (
             ("reader: own", "reader: own\noptions: {frm: pairs}"),
             "options.frm: no such key; did you mean 'form'?",
@@ -223,6 +226,19 @@ def test_rankings_that_contradict_each_other_are_told(
     assert caplog.messages == [
         "contrary: rankings of one prompt contradict each other "
         "(prompts: 1, rows of the first: contrary/1, contrary/2); they are kept"
+    ]
+
+
+def test_labels_that_contradict_each_other_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": "p", "completion": "a", "label": label} for label in (True, False, True)]
+    path = write(tmp_path / "torn.jsonl", *rows, {"prompt": "p", "completion": "b", "label": True})
+    with pytest.raises(DataError, match="1 of 4 rows are lost"):
+        both(str(path), "unpaired")
+    path = write(tmp_path / "torn.jsonl", *rows[:2], {"prompt": "p", "completion": "b", "label": True})
+    assert len(both(str(path), "unpaired")) == 3, "they are kept"
+    assert caplog.messages == [
+        "torn: labels of one answer contradict each other "
+        "(answers: 1, rows of the first: torn/1, torn/2); they are kept"
     ]
 
 

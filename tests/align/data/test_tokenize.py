@@ -9,7 +9,7 @@ import pytest
 
 from align.data import tokenize
 from align.data.template import ChatTemplate
-from align.data.types import Conversation, Dataset, Message, Prompt, Ranking
+from align.data.types import Conversation, Dataset, Labelled, Message, Prompt, Ranking, Response, TokenRow
 from align.errors import DataError
 from align.models.tiny import build_tokenizer
 
@@ -81,6 +81,17 @@ def test_rankings_keep_their_order_and_score_every_token() -> None:
         "a cut answer ends untrained"
     )
     assert (got.tiers, got.ratings) == ((1, 0, 2), (0.5, 1.0, 0.0))
+
+
+def test_a_labelled_answer_keeps_its_label() -> None:
+    data = Dataset("d", [Labelled("a", ask("hi"), "no", False, "s"), Labelled("b", ask("hi"), "maybe", True)])
+    out = tokenize.unpaired(data, LETTERS, **LIMITS)
+    prompt, no, may = (1, *map(ord, "hi"), 2), (*map(ord, "no"), EOS), (*map(ord, "may"), EOS)
+    assert out.rows == [
+        TokenRow("a", prompt, (Response(no, (1.0, 1.0, 1.0)),), desirable=False, source="s"),
+        TokenRow("b", prompt, (Response(may, (1.0, 1.0, 1.0, 0.0)),), desirable=True),
+    ]
+    assert out.cut["answers cut to max_answer 4; EOS is put back but not trained"] == 1
 
 
 def test_answers_that_became_equal_are_left_out_with_their_order() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align.data.types import Conversation, Message, Prompt, Ranking
+from align.data.types import Conversation, Labelled, Message, Prompt, Ranking
 from align.data.views import contradictions, is_test, once, opening, view
 from align.errors import DataError
 
@@ -21,6 +21,7 @@ Q, A, Q2, B = (
 TALK = Conversation("talk", (Q, A, Q2, B), "s")
 RANKED = Ranking("ranked", (Q,), ("a", "b"), (0, 1), (), "s")
 TEXT = Conversation("text", (A,), "s")
+LABELLED = Labelled("label", (Q,), "a", True, "s")
 
 
 def test_conversations_and_rankings_serve_as_prompts_each_once() -> None:
@@ -28,6 +29,30 @@ def test_conversations_and_rankings_serve_as_prompts_each_once() -> None:
     rows = view([TALK, RANKED, Ranking("again", (Q,), ("c", "d"), (0, 1)), TEXT], "prompts", "s", left_out)
     assert rows == [Prompt("talk", (Q, A, Q2), "s"), Prompt("ranked", (Q,), "s")]
     assert left_out == {"further rows of a prompt": 1, "plain texts without a prompt": 1}
+
+
+def test_the_ends_of_a_ranking_serve_as_labels() -> None:
+    left_out: Counter[str] = Counter()
+    rows = [
+        Ranking("r", (Q,), ("a", "b", "c", "d", "e"), (1, 0, 2, 0, 3), (), "s"),
+        Ranking("again", (Q,), ("b", "a"), (0, 1), (), "s"),  # b is desirable already, a undesirable is new
+        Ranking("other", (Q2,), ("b", "a"), (0, 1), (), "s"),
+    ]
+    assert view(rows, "unpaired", "s", left_out) == [
+        Labelled("r/2", (Q,), "b", True, "s"),
+        Labelled("r/4", (Q,), "d", True, "s"),
+        Labelled("r/5", (Q,), "e", False, "s"),
+        Labelled("again/2", (Q,), "a", False, "s"),
+        Labelled("other/1", (Q2,), "b", True, "s"),
+        Labelled("other/2", (Q2,), "a", False, "s"),
+    ]
+    assert left_out == {"answers between the best and the worst": 2, "further copies of an answer": 1}
+
+
+def test_labelled_answers_serve_as_they_are_and_as_prompts() -> None:
+    assert view([LABELLED], "unpaired", "s", Counter()) == [LABELLED]
+    assert view([LABELLED, RANKED], "prompts", "s", Counter()) == [Prompt("label", (Q,), "s")]
+    assert opening(LABELLED) == opening(RANKED)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +63,16 @@ def test_conversations_and_rankings_serve_as_prompts_each_once() -> None:
             RANKED,
             "conversations",
             "data s: holds rankings, not conversations; name data of kind conversations",
+        ),
+        (
+            LABELLED,
+            "rankings",
+            "data s: holds unpaired answers, not rankings; name data of kind rankings",
+        ),
+        (
+            TALK,
+            "unpaired",
+            "data s: holds conversations, not unpaired answers; name data of kind unpaired",
         ),
         (Prompt("p", (Q,)), "rankings", "data s: holds prompts, not rankings; name data of kind rankings"),
     ],
@@ -65,6 +100,8 @@ def ranked(name: str, *tiers: str, prompt: Message = Q) -> Ranking:
         ([ranked("1", "ab", "c"), ranked("2", "a", "b")], []),  # a tie is no opinion against an order
         ([ranked("1", "a", "b"), ranked("2", "b", "a", prompt=Q2)], []),
         ([TALK, Prompt("p", (Q,))], []),
+        ([LABELLED, Labelled("no", (Q,), "a", False), Labelled("b", (Q,), "b", False)], [["label", "no"]]),
+        ([LABELLED, Labelled("else", (Q2,), "a", False)], []),
     ],
 )
 def test_rankings_of_one_prompt_that_cannot_all_hold(rows: list[Any], found: list[list[str]]) -> None:

@@ -12,7 +12,8 @@ import pytest
 from align.data.readers import READERS, Context
 from align.data.readers.own import OwnOptions
 from align.data.sources import local
-from align.data.types import Conversation, Message, Prompt, Ranking
+from align.data.types import Conversation, Labelled, Message, Prompt, Ranking
+from align.errors import DataError
 
 USER, ASSISTANT = Message("user", "q"), Message("assistant", "a")
 
@@ -38,6 +39,12 @@ def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
             Conversation("rows/1", (Message("system", "s"), USER, Message("assistant", "a", 0.5)), "rows"),
         ),
         ({"prompt": "q", "completion": "a"}, Conversation("rows/1", (USER, ASSISTANT), "rows")),
+        ({"prompt": "q", "completion": "a", "label": True}, Labelled("rows/1", (USER,), "a", True, "rows")),
+        (
+            {"id": "x", "prompt": [turn("user", "q")], "completion": [turn("assistant", "a")], "label": False},
+            Labelled("rows/x", (USER,), "a", False, "rows"),
+        ),
+        ({"prompt": "q", "completion": "a", "label": 0}, Labelled("rows/1", (USER,), "a", False, "rows")),
         ({"text": "once"}, Conversation("rows/1", (Message("assistant", "once"),), "rows")),
         (
             {"id": 7, "prompt": "q", "chosen": "a", "rejected": "b"},
@@ -81,6 +88,45 @@ def test_a_card_may_give_the_fields_other_names(tmp_path: Path) -> None:
     ]
     with pytest.raises(Exception, match=r"rows\.jsonl:1: field 'replies\[1\]' is a number, not text"):
         read(tmp_path, row | {"replies": ["a", 2]}, fields=fields)
+
+
+LABEL_FIX = "give true for a desirable answer, else false; or a card with options: {form: completion}"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"label": "spam"}, f"field 'label' is 'spam'; {LABEL_FIX}"),
+        ({"label": None}, f"field 'label' is null; {LABEL_FIX}"),
+        ({"label": 2}, f"field 'label' is 2; {LABEL_FIX}"),
+        ({"label": 0.5}, f"field 'label' is a number; {LABEL_FIX}"),
+        ({"completion": 3}, "field 'completion' is a number, not text; give a string"),
+        (
+            {"completion": [turn("user", "q"), turn("assistant", "a")]},
+            "field 'completion' has 2 turns; give one turn, the assistant's",
+        ),
+        (
+            {"completion": [turn("user", "q")]},
+            "field 'completion[0]' is the user's and the last turn; end with the assistant's",
+        ),
+    ],
+)
+def test_labels_that_are_none(tmp_path: Path, change: dict[str, Any], what: str) -> None:
+    with pytest.raises(DataError) as error:
+        read(tmp_path, {"prompt": "q", "completion": "a", "label": True, **change})
+    assert str(error.value).endswith(f"rows.jsonl:1: {what}")
+
+
+def test_labels_in_csv_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,completion,label\nq,a,True\nq,b,false\nq,c,1\nq,d,0\n")
+    rows = READERS.get("own").read([local(path)], Context("rows", "unpaired", OwnOptions()))
+    assert [row.desirable for row in rows] == [True, False, True, False]  # type: ignore[union-attr]
+
+
+def test_a_label_of_something_else_does_not_get_in_the_way(tmp_path: Path) -> None:
+    row = {"prompt": "q", "completion": "a", "label": "sport"}
+    assert read(tmp_path, row, form="completion") == [Conversation("rows/1", (USER, ASSISTANT), "rows")]
 
 
 def test_a_card_may_name_the_form(tmp_path: Path) -> None:
