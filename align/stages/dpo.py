@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from align.config.stages import DpoOptions
 from align.data import cards, tokenize
 from align.data.rankings import thin
 from align.data.types import Dataset, Ranking, TokenRow
-from align.engine.batch import Budget, TokenBatch, microbatches
-from align.models.policy import Policy, load_template, open_policy
-from align.objectives.reduce import Loss, Metric, merge
+from align.engine.batch import TokenBatch
+from align.models.policy import load_template, open_policy
+from align.objectives.reduce import Loss
+from align.stages.answer_logps import WHOLE, loss_is_known_at_step_0, of
 from align.stages.base import Stage, starting_point
 from align.stages.dpo_objective import Preference
 from align.stages.reference import cached_logps
-from align.stages.supervised import fit
+from align.stages.supervised import fit, measure
 from align.training import checks
 from align.training.optim import Group
 from align.training.supervised import steps
-
-WHOLE = 10**9  # tokens: a budget that cuts nothing
 
 
 class Dpo(Stage[DpoOptions]):
@@ -77,13 +75,14 @@ class Dpo(Stage[DpoOptions]):
             compute = partial(preference.reference, policy, every, budget)
             reference = cached_logps(ctx, start, every, compute, how=[o.ld_alpha])
         if preference.reads_ratios_only:
-            _loss_is_known_at_step_0(policy, preference, rows[:4], reference)
+            read = partial(preference.sequence_logps, policy)
+            loss_is_known_at_step_0(ctx.name, rows[:4], read, preference.loss, reference)
         if preference.whole_batch:
             budget = replace(budget, tokens=WHOLE)
 
         def objective(batch: TokenBatch, part: Sequence[TokenRow]) -> Loss:
             logps = preference.sequence_logps(policy, batch)
-            return preference.loss(logps, _of(reference, part), batch, part)
+            return preference.loss(logps, of(reference, part) if reference else None, batch, part)
 
         done = fit(
             ctx,
@@ -104,50 +103,10 @@ class Dpo(Stage[DpoOptions]):
             "answers": sum(len(row.responses) for row in rows),
             **policy.sizes(),
             "dropped": self.tokens["train"].dropped,
-            "held_out": _measure(
-                held_out, budget, o.batch_size if preference.whole_batch else None, objective
+            "held_out": measure(
+                held_out, budget, objective, o.batch_size if preference.whole_batch else None
             ),
         }
-
-
-def _of(reference: Mapping[str, Tensor], rows: Sequence[TokenRow]) -> Tensor | None:
-    """[S] log-probs of the rows' answers under the reference; None where none were computed."""
-    return torch.cat([reference[row.id] for row in rows]) if reference else None
-
-
-@torch.no_grad()
-def _loss_is_known_at_step_0(
-    policy: Policy, preference: Preference, rows: Sequence[TokenRow], reference: Mapping[str, Tensor]
-) -> None:
-    """Policy and reference are one at step 0: the loss is that of equal log-probs, ln 2 for `sigmoid`."""
-    for group, batch in microbatches(rows, Budget(WHOLE)):
-        part = [rows[i] for i in group]
-        logps, ref = preference.sequence_logps(policy, batch), _of(reference, part)
-        equal = torch.zeros_like(logps)
-        found, want = (
-            (preference.loss(x, y, batch, part).total / len(part)).reshape(1)
-            for x, y in ((logps, ref), (equal, equal))
-        )
-        checks.same("dpo, step 0", "the loss and that of policy = reference", found, want, 1e-5)
-
-
-@torch.no_grad()
-def _measure(
-    rows: Sequence[TokenRow], budget: Budget, together: int | None, objective: Callable[..., Loss]
-) -> dict[str, float]:
-    """Loss and metrics; `together` rows at a time where the loss compares rows with one another."""
-    if not rows:
-        return {"n": 0}
-    parts: list[dict[str, Metric]] = []
-    total = 0.0
-    size = together or len(rows)
-    for start in range(0, len(rows), size):
-        some = rows[start : start + size]
-        for group, batch in microbatches(some, budget):
-            loss = objective(batch, [some[i] for i in group])
-            total += float(loss.total)
-            parts.append(loss.metrics)
-    return {"loss": total / len(rows), "n": len(rows), **merge(parts)}
 
 
 STAGE = Dpo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,11 +12,12 @@ from torch import Tensor
 from align.config.losses import LOSSES, Traits, weights_of
 from align.config.stages import DpoOptions
 from align.data.types import TokenRow
-from align.engine.batch import Budget, TokenBatch, microbatches
+from align.engine.batch import Budget, TokenBatch
 from align.models.policy import Policy
 from align.objectives.pairs import Knobs, Pairs, length_desensitised
 from align.objectives.preference import listwise_loss, preference_loss
 from align.objectives.reduce import Loss
+from align.stages.answer_logps import by_row, summed
 from align.stages.rectangle import rectangle
 
 
@@ -76,17 +78,11 @@ class Preference:
         if self.ld_alpha is not None:
             weights = length_desensitised(scored_tokens(batch).view(-1, 2), self.ld_alpha)
             logps = logps * weights.to(logps)
-        return logps.new_zeros(batch.sequences).index_add(0, batch.scored_in, logps)
+        return summed(logps, batch)
 
-    @torch.no_grad()
     def reference(self, policy: Policy, rows: Sequence[TokenRow], budget: Budget) -> dict[str, Tensor]:
         """Row id -> [K] log-probs of its answers under the policy as it stands."""
-        found: dict[str, Tensor] = {}
-        for group, batch in microbatches(rows, budget):
-            sizes = [len(rows[i].responses) for i in group]
-            parts = self.sequence_logps(policy, batch).split(sizes)
-            found.update({rows[i].id: part for i, part in zip(group, parts, strict=True)})
-        return found
+        return by_row(rows, budget, partial(self.sequence_logps, policy))
 
     def loss(self, logps: Tensor, ref: Tensor | None, batch: TokenBatch, rows: Sequence[TokenRow]) -> Loss:
         """The loss of a micro-batch.

@@ -1,17 +1,20 @@
-"""What `sft`, `reward` and `dpo` share: passes over fixed rows with the stage's objective."""
+"""What `sft`, `reward`, `dpo` and `kto` share: passes over fixed rows with the stage's objective."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from align.data.types import TokenRow
-from align.engine.batch import Budget
+from align.engine.batch import Budget, microbatches
 from align.models.opened import OpenedModel
+from align.objectives.reduce import Loss, Metric, merge
 from align.stages.base import StageContext
 from align.training.loop import train
 from align.training.optim import Group
-from align.training.supervised import Objective, SupervisedTask
+from align.training.supervised import Anchor, Objective, SupervisedTask
 
 
 def fit(
@@ -23,6 +26,7 @@ def fit(
     count: Callable[[Sequence[TokenRow]], float],
     shown: Mapping[str, str],
     budget: Budget | None = None,
+    anchor: Anchor | None = None,
 ) -> int:
     """Train the model, resuming where a state was saved; it is in eval mode before and after.
 
@@ -35,14 +39,36 @@ def fit(
         count: What a step's summed loss is divided by, over all its rows.
         shown: Metric -> its short name on the progress line.
         budget: Of a micro-batch; default: that of the options.
+        anchor: What the objective takes as given in a step, if anything.
 
     Returns:
         The number of steps.
     """
     o = ctx.options
     budget = budget or opened.budget(o.tokens_per_microbatch)
-    task = SupervisedTask(groups, rows, o.epochs, o.batch_size, budget, ctx.seed, objective, count, shown)
+    task = SupervisedTask(
+        groups, rows, o.epochs, o.batch_size, budget, ctx.seed, objective, count, shown, anchor
+    )
     opened.model.train()
     train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=o.checkpoint_every)
     opened.model.eval()
     return task.total
+
+
+@torch.no_grad()
+def measure(
+    rows: Sequence[TokenRow], budget: Budget, objective: Callable[..., Loss], together: int | None = None
+) -> dict[str, float]:
+    """Loss and metrics; `together` rows at a time where the loss compares rows with one another."""
+    if not rows:
+        return {"n": 0}
+    parts: list[dict[str, Metric]] = []
+    total = 0.0
+    size = together or len(rows)
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        for group, batch in microbatches(some, budget):
+            loss = objective(batch, [some[i] for i in group])
+            total += float(loss.total)
+            parts.append(loss.metrics)
+    return {"loss": total / len(rows), "n": len(rows), **merge(parts)}

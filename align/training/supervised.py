@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from align.data.order import epoch_order
 from align.data.types import TokenRow
@@ -15,6 +15,22 @@ from align.training.loop import Micro
 from align.training.optim import Group
 
 Objective = Callable[[TokenBatch, list[TokenRow]], Loss]
+
+
+class Anchor(Protocol):
+    """What an objective takes as given in a step, estimated from whole steps, so that no cut changes it."""
+
+    def before(self, epoch: int, rows: list[TokenRow], budget: Budget) -> None:
+        """Look at a step's rows; once more with a smaller budget where the step is done again."""
+
+    def after(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Take a finished step in; returns the row to log."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resume needs, as JSON."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Put `state` back."""
 
 
 @dataclass
@@ -31,6 +47,7 @@ class SupervisedTask:
         objective: Sum of the loss over a micro-batch.
         count: What a step's summed loss is divided by, over all its rows.
         shown: Metric -> its short name on the progress line.
+        anchor: What the objective takes as given in a step, if anything.
     """
 
     groups: list[Group]
@@ -42,6 +59,7 @@ class SupervisedTask:
     objective: Objective
     count: Callable[[Sequence[TokenRow]], float]
     shown: Mapping[str, str]
+    anchor: Anchor | None = None
 
     @property
     def total(self) -> int:
@@ -50,10 +68,10 @@ class SupervisedTask:
 
     def micros(self, step: int) -> tuple[Iterable[Micro], float]:
         """The step's rows, cut by the token budget."""
-        per_epoch = math.ceil(len(self.rows) / self.batch_size)
-        epoch, place = divmod(step, per_epoch)
-        order = epoch_order(self.seed, epoch, len(self.rows))
-        chosen = [self.rows[i] for i in order[place * self.batch_size : (place + 1) * self.batch_size]]
+        epoch, place = divmod(step, steps(len(self.rows), 1, self.batch_size))
+        chosen = batches(self.rows, self.seed, epoch, self.batch_size)[place]
+        if self.anchor is not None:
+            self.anchor.before(epoch, chosen, self.budget)
         return self._cut(chosen), self.count(chosen)
 
     def _cut(self, rows: list[TokenRow]) -> Iterator[Micro]:
@@ -71,7 +89,7 @@ class SupervisedTask:
 
     def after(self, step: int, metrics: dict[str, float]) -> dict[str, float] | None:
         """Log every step."""
-        return metrics
+        return metrics if self.anchor is None else self.anchor.after(metrics)
 
     def headline(self, row: Mapping[str, float]) -> dict[str, float]:
         """The numbers of the progress line."""
@@ -83,11 +101,19 @@ class SupervisedTask:
         return self.budget.tokens
 
     def state(self) -> dict[str, Any]:
-        """Nothing: the order is a pure function of the step."""
-        return {}
+        """That of the anchor; the order is a pure function of the step."""
+        return {} if self.anchor is None else self.anchor.state()
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Nothing to put back."""
+        """Put the anchor's back."""
+        if self.anchor is not None:
+            self.anchor.load(state)
+
+
+def batches(rows: Sequence[TokenRow], seed: int, epoch: int, size: int) -> list[list[TokenRow]]:
+    """The rows of each step of a pass, the last of which may have fewer."""
+    order = epoch_order(seed, epoch, len(rows))
+    return [[rows[i] for i in order[start : start + size]] for start in range(0, len(rows), size)]
 
 
 def steps(rows: int, epochs: int, batch_size: int) -> int:
