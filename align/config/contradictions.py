@@ -15,6 +15,7 @@ from align.config.schema import LoraAdapter, PathModel, TinyModel
 from align.config.stages import (
     DpoOptions,
     EvaluateOptions,
+    KtoOptions,
     PpoOptions,
     RewardOptions,
     StageOptions,
@@ -60,6 +61,8 @@ def contradictions(
             findings += _reward(key, options, adapter, size)
         if isinstance(options, DpoOptions):
             findings += _dpo(key, options)
+        if isinstance(options, KtoOptions):
+            findings += _kto(key, options)
         if isinstance(options, PpoOptions):
             findings += _ppo(key, options)
         if isinstance(options, EvaluateOptions):
@@ -202,6 +205,13 @@ def _not_read(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> li
             what = f"{value:g} has no place in {key}.loss={names}"
             findings.append(Finding(f"{key}.{name}", what, f"try {key}.{name}={back}"))
     return findings
+
+
+def _kto(key: str, options: KtoOptions) -> list[Finding]:
+    if options.loss != "kto" or options.batch_size > 1:
+        return []
+    what = f"1 leaves {key}.loss=kto no other answer to estimate its KL from"
+    return [Finding(f"{key}.batch_size", what, f"try {key}.batch_size=16, or {key}.loss=apo_zero_unpaired")]
 
 
 def _ppo(key: str, options: PpoOptions) -> list[Finding]:

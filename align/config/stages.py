@@ -163,6 +163,23 @@ class DpoOptions(SupervisedOptions):
         return loss
 
 
+class KtoOptions(SupervisedOptions):
+    """Preferences learned from single answers that were called desirable or undesirable, without pairs."""
+
+    kind: Literal["kto"]
+    model: PolicyInput = Field("base", description="policy to start from; also the reference")
+    data: Data = Field(description="unpaired preferences, or rankings or pairs, whose best and worst serve")
+    lr: float = Field(5e-6, gt=0, lt=1, description="peak learning rate")
+    epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
+    batch_size: int = Field(16, ge=1, description="answers per step; kto takes its KL from all of them")
+    loss: Literal["kto", "bco", "apo_zero_unpaired"] = Field(
+        "kto", description="rewards against the KL, against their moving middle, or against 0"
+    )
+    beta: float = Field(0.1, gt=0, le=10, description="how strongly it is held to the reference")
+    desirable_weight: float = Field(1.0, gt=0, le=1000, description="of a desirable answer's loss")
+    undesirable_weight: float = Field(1.0, gt=0, le=1000, description="of an undesirable answer's loss")
+
+
 class SamplingOptions(Strict):
     """How answers are sampled."""
 
@@ -245,12 +262,14 @@ class EvaluateOptions(StageOptions):
 
 
 AnyStage = Annotated[
-    SftOptions | RewardOptions | DpoOptions | PpoOptions | EvaluateOptions, Field(discriminator="kind")
+    SftOptions | RewardOptions | DpoOptions | KtoOptions | PpoOptions | EvaluateOptions,
+    Field(discriminator="kind"),
 ]
 KINDS: dict[str, type[StageOptions]] = {
     "sft": SftOptions,
     "reward": RewardOptions,
     "dpo": DpoOptions,
+    "kto": KtoOptions,
     "ppo": PpoOptions,
     "evaluate": EvaluateOptions,
 }
@@ -258,6 +277,7 @@ OUTPUTS: dict[str, str] = {
     "sft": "policy",
     "reward": "reward",
     "dpo": "policy",
+    "kto": "policy",
     "ppo": "policy",
     "evaluate": "evaluation",
 }

@@ -56,12 +56,21 @@ def kto(
     return _summed(torch.where(desirable, good, bad), policy, beta * ratio, desirable)
 
 
-def bco(policy: Tensor, ref: Tensor, desirable: Tensor, delta: Tensor | float, beta: float) -> Loss:
+def bco(
+    policy: Tensor,
+    ref: Tensor,
+    desirable: Tensor,
+    delta: Tensor | float,
+    beta: float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Loss:
     """Binary classifier optimisation: the implicit reward tells good answers from bad ones.
 
-    Equation: L = - sum_good log sigmoid(beta r - delta) - sum_bad log sigmoid(- (beta r - delta))
-    (arXiv:2404.04656). Departures: none; delta is given. In the paper it is the middle between the mean of
-    beta r over good answers and that over bad ones, a moving average without gradient.
+    Equation: L = - sum_good w_d log sigmoid(beta r - delta) - sum_bad w_u log sigmoid(- (beta r - delta))
+    (arXiv:2404.04656). Departures: the weights, which the paper does not have; delta is given.
+    In the paper it is the middle between the mean of beta r over good answers and that over bad ones, a
+    moving average without gradient.
 
     Args:
         policy: [B] log-prob of the whole answer under the policy, with gradient.
@@ -69,6 +78,8 @@ def bco(policy: Tensor, ref: Tensor, desirable: Tensor, delta: Tensor | float, b
         desirable: [B] true on answers that were called good.
         delta: Reward shift, on the scale of beta r; one number or [B]; not differentiated.
         beta: Above 0.
+        desirable_weight: w_d, above 0.
+        undesirable_weight: w_u, above 0.
 
     Returns:
         The sum; divide by B. Metrics: `loss`; `rewards/chosen` and `logps/chosen` of good answers,
@@ -84,8 +95,9 @@ def bco(policy: Tensor, ref: Tensor, desirable: Tensor, delta: Tensor | float, b
     rewards = beta * (policy - ref)
     shift = torch.as_tensor(delta, dtype=rewards.dtype, device=rewards.device).detach()
     ahead = rewards - shift
-    losses = -F.logsigmoid(torch.where(desirable, ahead, -ahead))
-    return _summed(losses, policy, rewards, desirable)
+    good = -desirable_weight * F.logsigmoid(ahead)
+    bad = -undesirable_weight * F.logsigmoid(-ahead)
+    return _summed(torch.where(desirable, good, bad), policy, rewards, desirable)
 
 
 def _summed(losses: Tensor, policy: Tensor, rewards: Tensor, desirable: Tensor) -> Loss:

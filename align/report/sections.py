@@ -22,10 +22,11 @@ TITLES = {
     "val/explained_var": "Critic: explained variance",
     "rewards/accuracies": "Pairs with the better answer ahead",
     "rewards/margins": "Margin of implicit rewards",
+    "kl": "KL to the reference, nats per answer",
     "accuracy": "Accuracy on training rankings",
 }
 # The loss of a policy gradient says little: it comes to the front only where it is the objective itself.
-LOSS_KINDS = ("sft", "reward", "dpo")
+LOSS_KINDS = ("sft", "reward", "dpo", "kto")
 
 
 JUDGE = "second judge"

@@ -100,7 +100,8 @@ def findings(run: RunFacts) -> list[Finding]:
             if not comparison.control:
                 found += _compared(comparison)
     for stage in run.stages:
-        found += {"reward": _rewarded, "sft": _tuned, "dpo": _preferred}.get(stage.kind, _nothing)(stage)
+        told = {"reward": _rewarded, "sft": _tuned, "dpo": _preferred, "kto": _labelled}
+        found += told.get(stage.kind, _nothing)(stage)
     return found
 
 
@@ -214,6 +215,18 @@ def _preferred(stage: StageFacts) -> list[Finding]:
     text = f"{stage.name} prefers the better answer in {100 * accuracy:.1f} % of {units}"
     margin = finite(held_out.get("rewards/margins"))
     return [Finding(f"{text}, by a margin of {compact(margin)}." if margin is not None else f"{text}.")]
+
+
+def _labelled(stage: StageFacts) -> list[Finding]:
+    held_out = table(stage.summary.get("held_out"))
+    margin, n = finite(held_out.get("rewards/margins")), finite(held_out.get("n"))
+    if margin is None or not n:
+        return []
+    more = f"{compact(abs(margin))} {'more' if margin > 0 else 'less'}"
+    text = f"{stage.name} rewards the desirable of {n:.0f} held-out answers {more} than the undesirable"
+    kl = finite(held_out.get("kl"))
+    told = f"{text}, at a KL of {compact(kl)} nats." if kl is not None else f"{text}."
+    return [Finding(told, "plain" if margin > 0 else "bad")]
 
 
 def _compared_warnings(evaluation: StageFacts, c: Comparison) -> list[str]:

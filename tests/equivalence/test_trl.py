@@ -43,14 +43,23 @@ from transformers import (
     PreTrainedModel,
     get_scheduler,
 )
-from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 from align.artifacts.manifest import Manifest, describe
 from align.artifacts.store import Artifact, Store
 from align.config.schema import LoraAdapter, NoAdapter, PathModel
-from align.config.stages import DpoOptions, RewardOptions, SftOptions
+from align.config.stages import DpoOptions, KtoOptions, RewardOptions, SftOptions
 from align.data.order import epoch_order
 from align.data.tokenize import Tokenised
 from align.data.types import Dataset, Response, TokenRow
@@ -58,6 +67,7 @@ from align.models.policy import load_template
 from align.models.tiny import build_tokenizer
 from align.stages.base import StageContext
 from align.stages.dpo import Dpo
+from align.stages.kto import Kto
 from align.stages.reward import Reward
 from align.stages.sft import Sft
 from align.training.optim import factor
@@ -532,6 +542,101 @@ def test_losses_without_reference(base: Path, tmp_path: Path, name: str) -> None
     other, before = theirs(trainer)
     assert_equal(mine, other, before)
     assert_close_metrics(mine, other, ["rewards/chosen", "rewards/rejected", "rewards/margins"], 5e-5)
+
+
+class TokenisedKTOTrainer(KTOTrainer):
+    """TRL's trainer with its mismatched answers, but without its tokenising, which has no switch."""
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, dataset_name: str) -> Any:
+        if not self.calculate_KL:
+            return dataset
+
+        def mismatched(part: Any) -> Any:
+            ids = part["completion_ids"]
+            return {**part, "KL_completion_ids": [ids[-1], *ids[:-1]]}
+
+        return dataset.map(mismatched, batched=True, batch_size=args.per_device_train_batch_size)
+
+
+def labelled(count: int) -> list[TokenRow]:
+    """Single answers, two of three desirable; some steps have answers of one label only."""
+    draw, rows = random.Random(4), []
+    for n in range(count):
+        asked, ids = words(draw, 2, 10), (*words(draw, 1, 12), EOS)
+        answer = Response(ids, (1.0,) * len(ids))
+        rows.append(TokenRow(f"r{n}", asked, (answer,), desirable=draw.random() < 2 / 3))
+    return rows
+
+
+def trace_kto(
+    base: Path, folder: Path, case: Case, named: Named, clip: float
+) -> tuple[Trace, Trace, dict[str, Tensor]]:
+    """Both sides; TRL estimates its KL from a micro-batch, so it may not cut a step."""
+    lr, rows = 1e-3 if case.adapter is FULL else 3e-3, labelled(case.rows)
+    policy, reference = (AutoModelForCausalLM.from_pretrained(base) for _ in range(2))
+    start, inputs = "base", {}
+    if case.adapter is LORA:
+        adapter = earlier_adapter(base, folder / "earlier")
+        start, inputs = "sft", {"sft": Artifact(adapter, Manifest("policy", "k", files=describe(adapter)))}
+        policy = PeftModel.from_pretrained(policy, str(adapter), is_trainable=True)
+        reference = PeftModel.from_pretrained(reference, str(adapter)).merge_and_unload()
+    weights = {"desirable_weight": 0.7, "undesirable_weight": 1.6, "beta": named.beta}
+    given = {**our_options(case, lr, clip), **weights, **named.ours}
+    stage = Kto(context(case, KtoOptions(kind="kto", model=start, **given), base, folder, inputs))
+    stage.tokens = {"train": Tokenised("x", rows), "test": Tokenised("x")}
+    mine = ours(stage, folder)
+    trainer = TokenisedKTOTrainer(
+        policy,
+        reference,
+        KTOConfig(**{**their_options(case, lr, clip, folder), **weights, **named.theirs}),
+        train_dataset=columns(
+            case,
+            rows,
+            prompt_ids=lambda row: list(row.prompt),
+            completion_ids=lambda row: list(row.responses[0].ids),
+            label=lambda row: row.desirable,
+        ),
+        processing_class=AutoTokenizer.from_pretrained(base),
+    )
+    return mine, *theirs(trainer)
+
+
+UNPAIRED = {
+    "kto": Named({"loss": "kto"}, {"loss_type": "kto"}),
+    "apo_zero_unpaired": Named({"loss": "apo_zero_unpaired"}, {"loss_type": "apo_zero_unpaired"}),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        (CASES[0], "kto"),  # we cut, TRL does not, and the KL is that of the whole step
+        (Case(FULL, "linear"), "kto"),
+        (CASES[2], "kto"),  # the last step has two rows
+        (CASES[0], "apo_zero_unpaired"),
+        (CASES[2], "apo_zero_unpaired"),
+    ],
+    ids=str,
+)
+def test_kto(base: Path, tmp_path: Path, case: Case, name: str) -> None:
+    clip = 1.0
+    mine, other, before = trace_kto(base, tmp_path, case, UNPAIRED[name], clip)
+    assert_equal(mine, other, before)
+    assert_clips_some(other, clip)
+    for number, (a, b) in enumerate(zip(mine.steps, other.steps, strict=True), 1):
+        for metric in (
+            "rewards/chosen",
+            "rewards/rejected",
+            "rewards/margins",
+            "logps/chosen",
+            "logps/rejected",
+        ):
+            assert a.get(metric) == pytest.approx(b.get(metric), abs=1e-4), f"{metric} of step {number}"
+    if name == "kto":
+        assert_close_metrics(mine, other, ["kl"], 2e-4)
+        assert max(step["kl"] for step in other.steps) > 0.1, "it left the reference"
+    else:
+        assert "kl" not in mine.steps[0]
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])

@@ -13,6 +13,7 @@ from align.config.schema import HubModel, LoraAdapter, NoAdapter, PathModel, Tin
 from align.config.stages import (
     DpoOptions,
     EvaluateOptions,
+    KtoOptions,
     PpoOptions,
     RewardOptions,
     SftOptions,
@@ -30,6 +31,10 @@ def reward(**given: object) -> RewardOptions:
 
 def dpo(**given: object) -> DpoOptions:
     return DpoOptions.model_validate({"kind": "dpo", "data": "r", **given})
+
+
+def kto(**given: object) -> KtoOptions:
+    return KtoOptions.model_validate({"kind": "kto", "data": "r", **given})
 
 
 def ppo(**given: object) -> PpoOptions:
@@ -186,3 +191,15 @@ def test_size_of_a_local_folder(tmp_path: Path) -> None:
     assert size_of(model) == Size(layers=5, context=512)
     (tmp_path / "config.json").write_text("[")
     assert size_of(model) == Size()
+
+
+def test_the_kl_of_kto_needs_another_answer() -> None:
+    (finding,) = contradictions(HUB, NONE, {"s": kto(batch_size=1)})
+    assert str(finding.key) == "stages.s.batch_size"
+    assert finding.fix == "try stages.s.batch_size=16, or stages.s.loss=apo_zero_unpaired"
+    for given in (
+        {"batch_size": 2},
+        {"batch_size": 1, "loss": "bco"},
+        {"batch_size": 1, "loss": "apo_zero_unpaired"},
+    ):
+        assert keys(HUB, NONE, kto(**given)) == []

@@ -53,6 +53,16 @@ def test_bco() -> None:
     assert found.total.item() == pytest.approx(sum(expected))
 
 
+def test_weights_of_bco() -> None:
+    weights = {"desirable_weight": 1.5, "undesirable_weight": 0.5}
+    found = bco(*rows(POLICY, REF), torch.tensor(GOOD), -0.2, BETA, **weights)
+    expected = [
+        -1.5 * math.log(sig(BETA * r + 0.2)) if good else -0.5 * math.log(1 - sig(BETA * r + 0.2))
+        for r, good in zip(RATIOS, GOOD, strict=True)
+    ]
+    assert found.total.item() == pytest.approx(sum(expected))
+
+
 @pytest.mark.parametrize("loss", [kto, bco])
 def test_metrics_of_good_and_bad_answers(loss: Callable[..., Loss]) -> None:
     metrics = merge([loss(*rows(POLICY, REF), torch.tensor(GOOD), 0.1, BETA).metrics])

@@ -223,6 +223,17 @@ def test_preferences() -> None:
     assert findings(run_of(stage("dpo", {"held_out": {"n": 0}}))) == []
 
 
+def test_labelled_answers() -> None:
+    summary = {"held_out": {"rewards/margins": 0.31, "kl": 1.5, "n": 16}}
+    (finding,) = findings(run_of(stage("kto", summary)))
+    told = "kto rewards the desirable of 16 held-out answers 0.31 more than the undesirable"
+    assert (finding.text, finding.tone) == (f"{told}, at a KL of 1.5 nats.", "plain")
+    (finding,) = findings(run_of(stage("kto", {"held_out": {"rewards/margins": -0.2, "n": 16}})))
+    told = "kto rewards the desirable of 16 held-out answers 0.2 less than the undesirable."
+    assert (finding.text, finding.tone) == (told, "bad")
+    assert findings(run_of(stage("kto", {"held_out": {"n": 16}}))) == []
+
+
 def test_kl_that_passes_the_limit_is_named_once() -> None:
     run = run_of(stage("ppo", {}, **{"objective/kl": [0.0, 8.0, 8.1, 9.0]}))
     assert cautions(run) == ["ppo: KL passed 8 nats an answer at iteration 3"]
