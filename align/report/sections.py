@@ -22,7 +22,7 @@ TITLES = {
     "val/explained_var": "Critic: explained variance",
     "rewards/accuracies": "Pairs with the better answer ahead",
     "rewards/margins": "Margin of implicit rewards",
-    "kl": "KL to the reference, nats per answer",
+    "kl": "Estimated KL to the reference (z0), nats per answer",
     "accuracy": "Accuracy on training rankings",
 }
 # The loss of a policy gradient says little: it comes to the front only where it is the objective itself.

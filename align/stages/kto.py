@@ -74,7 +74,8 @@ class Kto(Stage[KtoOptions]):
         asked = asked_of_reference([*rows, *held_out], passes)
         compute = partial(by_row, asked, budget, logps)
         own, others = told_by_reference(cached_logps(ctx, start, asked, compute), passes)
-        anchor = Kl(policy, logps, others) if o.loss == "kto" else Middle() if o.loss == "bco" else Zero()
+        anchors = {"kto": Kl(policy, logps, others), "bco": Middle(), "apo_zero_unpaired": Zero()}
+        anchor: Zero = anchors[o.loss]
 
         def loss(found: Tensor, ref: Tensor, batch: TokenBatch, part: Sequence[TokenRow]) -> Loss:
             desirable = torch.tensor([row.desirable for row in part])
