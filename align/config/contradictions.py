@@ -115,9 +115,13 @@ def _reward(key: str, options: RewardOptions, adapter: BaseModel | None, size: S
         what = f"{options.layers}, and the model has {size.layers} layers"
         findings.append(Finding(f"{key}.layers", what, f"try {key}.layers={size.layers}, or null for all"))
     findings += _cut_above_adapter(key, options, adapter, size)
-    if options.loss == "plackett_luce" and options.margin > 0:
-        what = f"{options.margin:g} has no place in {key}.loss=plackett_luce"
-        findings.append(Finding(f"{key}.margin", what, f"try {key}.loss=bradley_terry, or {key}.margin=0"))
+    for name in ("margin", "label_smoothing"):
+        value = getattr(options, name)
+        if options.loss == "plackett_luce" and value > 0:
+            what = f"{value:g} has no place in {key}.loss=plackett_luce"
+            findings.append(
+                Finding(f"{key}.{name}", what, f"try {key}.loss=bradley_terry, or {key}.{name}=0")
+            )
     return findings
 
 
@@ -152,7 +156,7 @@ def _dpo(key: str, options: DpoOptions) -> list[Finding]:
         what = f"{whole} reads whole rankings, and {on_pairs[0]} pairs"
         return [Finding(f"{key}.loss", what, f"name one of them, or try {key}.loss={{sigmoid: 1, nll: 0.2}}")]
     findings = _smoothing(key, options, traits) + _divergence(key, options, traits)
-    findings += _not_read(key, options, traits)
+    findings += _not_read(key, options, traits) + _wpo(key, options, traits)
     if any(trait.whole_batch for trait in traits.values()) and options.tokens_per_microbatch != "auto":
         what = f"{options.tokens_per_microbatch} would cut the step that {key}.loss=aot sorts as one"
         findings.append(
@@ -185,6 +189,15 @@ def _divergence(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> 
         what = f"{options.alpha:g} is not read by {name}={options.divergence}"
         return [Finding(f"{key}.alpha", what, f"try {name}=alpha, or {key}.alpha=null")]
     return []
+
+
+def _wpo(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> list[Finding]:
+    """Weights of pairs need a loss for each pair by itself."""
+    apart = [name for name, trait in traits.items() if trait.rankings or trait.whole_batch]
+    if not options.wpo or not apart:
+        return []
+    what = f"true weighs pairs, and {key}.loss={apart[0]} has no loss of a pair by itself"
+    return [Finding(f"{key}.wpo", what, f"try {key}.loss=sigmoid, or {key}.wpo=false")]
 
 
 def _not_read(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> list[Finding]:

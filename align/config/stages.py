@@ -115,6 +115,9 @@ class RewardOptions(SupervisedOptions):
         "bradley_terry", description="whole rankings, or all pairs of a prompt"
     )
     margin: float = Field(0.0, ge=0, description="times the difference of ratings, Bradley-Terry only")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="part of pairs taken as the wrong way round, Bradley-Terry only"
+    )
     centring: float = Field(0.0, ge=0, description="weight of (mean score)^2 of a prompt's answers")
     max_answers: int = Field(
         9, ge=2, le=64, description="answers of one prompt; more are thinned over the tiers"
@@ -149,6 +152,9 @@ class DpoOptions(SupervisedOptions):
     )
     ld_alpha: float | None = Field(
         None, ge=0, le=1, description="weight of tokens behind the length of the shorter answer; default: 1"
+    )
+    wpo: bool = Field(
+        False, description="weigh each pair by how likely both answers are under the policy of now"
     )
     discopop_tau: float = Field(0.05, gt=0, le=1, description="temperature of the blend in discopop")
     simpo_gamma: float = Field(0.5, ge=0, description="margin of rewards that simpo asks for")

@@ -11,12 +11,13 @@ costs more than the arithmetic.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 CHUNK = 256
+Measure = Literal["entropy", "log_squares"]
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -28,13 +29,13 @@ class _TokenLogps(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         scale: float,
-        with_entropy: bool,
+        measure: Measure | None,
     ) -> Any:
         logps = states.new_empty(len(targets), dtype=torch.float32)
         norms = torch.empty_like(logps)
-        entropy = torch.empty_like(logps) if with_entropy else None
+        measured = torch.empty_like(logps) if measure else None
         slope = torch.empty_like(states) if ctx.needs_input_grad[0] else None
-        buffer, spare = _buffer(states, weight), _buffer(states, weight) if with_entropy else None
+        buffer, spare = _buffer(states, weight), _buffer(states, weight) if measure else None
         for start in range(0, len(targets), CHUNK):
             part = slice(start, start + CHUNK)
             z = _logits(states[part], weight, bias, scale, buffer)
@@ -45,15 +46,17 @@ class _TokenLogps(torch.autograd.Function):
             total = p.sum(-1, keepdim=True)
             norm = total.log() + top
             logps[part], norms[part] = (chosen - norm)[:, 0], norm[:, 0]
-            if entropy is not None:  # z - top is still there, and log p = z - top - log total
-                entropy[part] = (total.log() - z.mul_(p).sum(-1, keepdim=True) / total)[:, 0]
+            if measured is not None:  # p is not divided by its total yet, and z has become log p + log total
+                entropy = measure == "entropy"
+                mean = (z if entropy else z.copy_(p)).mul_(p).sum(-1, keepdim=True) / total
+                measured[part] = (total.log() - mean if entropy else (mean / total).log())[:, 0]
             if slope is not None:
                 slope[part] = (weight[at[:, 0]] - (p.to(weight.dtype) @ weight) / total.to(weight)) * scale
         ctx.save_for_backward(states, weight, bias, targets, norms, slope)
         ctx.scale = scale
-        if entropy is not None:
-            ctx.mark_non_differentiable(entropy)
-        return logps, entropy
+        if measured is not None:
+            ctx.mark_non_differentiable(measured)
+        return logps, measured
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -94,21 +97,27 @@ def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, scale: float, b
 
 
 def token_logps(
-    states: Tensor, head: nn.Linear, targets: Tensor, *, temperature: float = 1.0, entropy: bool = False
+    states: Tensor,
+    head: nn.Linear,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    measure: Measure | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probability of each target, and the entropy of its distribution where it is asked for.
+    """Log-probability of each target, and a measure of its distribution where one is asked for.
 
     Args:
         states: [C, D] hidden states.
         head: The output projection [V, D], with or without a bias.
         targets: [C] tokens.
         temperature: Divides the logits.
-        entropy: Measure it too.
+        measure: `entropy` in nats, or `log_squares`: log sum_v p_v^2, where an average draw of the
+            distribution stands.
 
     Returns:
-        logps [C] (differentiable); entropy [C] in nats (a measure, not differentiable), or None.
+        logps [C] (differentiable); the measure [C] (not differentiable), or None.
     """
     out = _TokenLogps.apply(  # type: ignore[no-untyped-call]
-        states, head.weight, head.bias, targets.to(states.device), 1.0 / temperature, entropy
+        states, head.weight, head.bias, targets.to(states.device), 1.0 / temperature, measure
     )
     return out[0], out[1]

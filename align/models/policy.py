@@ -30,7 +30,7 @@ from align.data.template import ChatTemplate
 from align.engine import paths
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
-from align.engine.head import token_logps
+from align.engine.head import Measure, token_logps
 from align.errors import ConfigError, IntegrityError, NumericsError
 from align.models import adapters
 from align.models.opened import OpenedModel
@@ -52,10 +52,10 @@ class Policy(OpenedModel):
     frozen: PreTrainedModel | None = None
 
     def logps(
-        self, batch: TokenBatch, temperature: float = 1.0, *, entropy: bool = False
+        self, batch: TokenBatch, temperature: float = 1.0, measure: Measure | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs [C] of the scored tokens (differentiable), and entropies [C] where they are asked for."""
-        return model_logps(self.plain, batch, temperature, entropy=entropy)
+        """Log-probs [C] of the scored tokens (differentiable) and a measure [C] of their distributions."""
+        return model_logps(self.plain, batch, temperature, measure)
 
     @torch.no_grad()
     def ref_logps(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
@@ -88,12 +88,12 @@ class Policy(OpenedModel):
 
 
 def model_logps(
-    model: PreTrainedModel, batch: TokenBatch, temperature: float = 1.0, *, entropy: bool = False
+    model: PreTrainedModel, batch: TokenBatch, temperature: float = 1.0, measure: Measure | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probs [C] of a causal model over a batch, and entropies [C] where they are asked for."""
+    """Log-probs [C] and a measure [C], see `engine.head`, of a causal model over a batch."""
     body, head = model.base_model, model.get_output_embeddings()
     scored = states(body, batch).scored
-    return token_logps(scored, head, batch.targets, temperature=temperature, entropy=entropy)
+    return token_logps(scored, head, batch.targets, temperature=temperature, measure=measure)
 
 
 def open_policy(

@@ -51,6 +51,7 @@ class Pairs:
         rejected_tokens: [P] of the worse answer.
         ref_chosen: [P] of the better answer under the reference; None where no loss needs a reference.
         ref_rejected: [P] of the worse answer.
+        weights: [P] how much each pair counts, without gradient; None where all count alike.
     """
 
     policy_chosen: Tensor
@@ -59,6 +60,7 @@ class Pairs:
     rejected_tokens: Tensor
     ref_chosen: Tensor | None = None
     ref_rejected: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def chosen_ratio(self) -> Tensor:
@@ -168,6 +170,35 @@ def length_desensitised(tokens: Tensor, alpha: float) -> Tensor:
     place = torch.arange(int(own.sum()), device=own.device) - starts.repeat_interleave(own)
     weights = torch.full(place.shape, alpha, dtype=torch.float32, device=own.device)
     return weights.masked_fill(place < shared.repeat_interleave(own), 1.0)
+
+
+def on_policy(logps: Tensor, log_squares: Tensor, scored_in: Tensor, tokens: Tensor) -> Tensor:
+    """Weight of each pair: how likely both of its answers are to be drawn from the policy of now.
+
+    Equation: w(x, y) = exp(1/|y| sum_t (log pi(y_t) - log sum_v pi(v)^2)), of a pair w(x, chosen) w(x,
+    rejected), without gradient (WPO, arXiv:2406.11827, with sampled alignment: a token as likely as an
+    average draw counts 1). Departures: none; like TRL's `use_weighting`, weights above 1 are not cut.
+
+    Args:
+        logps: [C] log-probs of the scored tokens under the policy.
+        log_squares: [C] log of the sum of the squared probabilities of each token's distribution.
+        scored_in: [C] answer that each token belongs to, in pairs: 2p is chosen, 2p + 1 rejected.
+        tokens: [2P] number of scored tokens of each answer.
+
+    Returns:
+        [P] weights above 0, detached.
+
+    Example:
+        A coin of p = 3/4 and 1/4: an average draw has sum p^2 = 5/8. Chosen is the likely side, rejected the
+        other: 6/5 x 2/5.
+
+        >>> x, squares = torch.tensor([0.75, 0.25]).log(), torch.tensor([0.625, 0.625]).log()
+        >>> round(on_policy(x, squares, torch.tensor([0, 1]), torch.tensor([1, 1])).item(), 4)
+        0.48
+    """
+    apart = (logps - log_squares).detach()
+    means = apart.new_zeros(len(tokens)).index_add(0, scored_in, apart) / tokens
+    return means.view(-1, 2).sum(dim=1).exp()
 
 
 def _known(ref: Tensor | None) -> Tensor:

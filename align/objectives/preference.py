@@ -24,7 +24,7 @@ FAMILIES = (preference_margin, preference_pointwise, preference_free)
 def preference_loss(pairs: Pairs, weights: Mapping[str, float], knobs: Knobs) -> Loss:
     """Weighted sum of losses on pairs.
 
-    Equation: L = sum_pairs sum_losses weight x loss.
+    Equation: L = sum_pairs w_pair sum_losses weight x loss, w_pair being 1 where `pairs` has no weights.
 
     Args:
         pairs: P pairs; the reference may be missing where no loss needs it.
@@ -33,8 +33,9 @@ def preference_loss(pairs: Pairs, weights: Mapping[str, float], knobs: Knobs) ->
 
     Returns:
         The sum; divide by the number of pairs. Metrics, under TRL's names: `loss` (and `loss/<name>` of each,
-        without its weight, where there are several), `rewards/chosen`, `rewards/rejected`,
-        `rewards/accuracies` (strictly greater, so 0 where policy and reference are equal),
+        without any weight, where there are several), `weights` of the pairs where they have some,
+        `rewards/chosen`, `rewards/rejected`, `rewards/accuracies` (strictly greater, so 0 where policy and
+        reference are equal),
         `rewards/margins`, `logps/chosen`, `logps/rejected` (of whole answers). The implicit reward is beta
         times the log-ratio, whatever the divergence. Without a reference it is beta times the log-prob, per
         token with `simpo` and `orpo`.
@@ -51,10 +52,13 @@ def preference_loss(pairs: Pairs, weights: Mapping[str, float], knobs: Knobs) ->
     """
     losses = {name: PREFERENCE_LOSSES.get(name)(pairs, knobs) for name in weights}
     together = torch.stack([weight * losses[name] for name, weight in weights.items()]).sum(dim=0)
+    if pairs.weights is not None:
+        together = pairs.weights * together
     chosen, rejected = _rewards(pairs, weights, knobs.beta)
     named = {
         "loss": together,
         **({f"loss/{name}": each for name, each in losses.items()} if len(losses) > 1 else {}),
+        **({} if pairs.weights is None else {"weights": pairs.weights}),
         "rewards/chosen": chosen,
         "rewards/rejected": rejected,
         "rewards/accuracies": (chosen > rejected).to(chosen.dtype),

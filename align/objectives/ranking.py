@@ -20,7 +20,13 @@ class RankingLoss(Protocol):
     """What every loss on rankings is called with."""
 
     def __call__(
-        self, scores: Tensor, tiers: Tensor, mask: Tensor, ratings: Tensor | None = None, margin: float = 0.0
+        self,
+        scores: Tensor,
+        tiers: Tensor,
+        mask: Tensor,
+        ratings: Tensor | None = None,
+        margin: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> Loss:
         """Sum over B prompts from [B, K] scores, tiers and mask of real answers."""
 
@@ -30,7 +36,12 @@ RANKING_LOSSES: Registry[RankingLoss] = Registry("ranking loss")
 
 @RANKING_LOSSES.register("plackett_luce")
 def plackett_luce(
-    scores: Tensor, tiers: Tensor, mask: Tensor, ratings: Tensor | None = None, margin: float = 0.0
+    scores: Tensor,
+    tiers: Tensor,
+    mask: Tensor,
+    ratings: Tensor | None = None,
+    margin: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> Loss:
     """Negative log-likelihood of tiers under the Plackett-Luce model; the order within a tier is not known.
 
@@ -47,13 +58,14 @@ def plackett_luce(
         mask: [B, K] true on real answers; what stands elsewhere has no effect, whatever it is.
         ratings: Not used: the model knows orders only.
         margin: Must be 0, since the model has no margin.
+        label_smoothing: Must be 0, since the model has no pairs that could be turned round.
 
     Returns:
         The sum; divide by the number of prompts. A prompt whose answers share one tier adds 0. Metrics:
         `loss`, and `accuracy` and `margin` of `_pair_metrics`.
 
     Raises:
-        ValueError: A margin is asked for.
+        ValueError: A margin or smoothing is asked for.
 
     Example:
         Three equal scores: the best of three is first with probability 1/3, the two others are tied.
@@ -63,8 +75,8 @@ def plackett_luce(
         >>> round(float(loss.total.neg().exp()), 6)
         0.333333
     """
-    if margin:
-        raise ValueError("plackett_luce has no margin; use bradley_terry")
+    if margin or label_smoothing:
+        raise ValueError("plackett_luce has no margin and no label_smoothing; use bradley_terry")
     mask = mask.bool()
     scores = scores.masked_fill(~mask, 0.0)
     # The integral needs float64; the arrays are tiny beside one layer of the model.
@@ -111,15 +123,21 @@ def _log_one_minus_exp_exp(y: Tensor) -> Tensor:
 
 @RANKING_LOSSES.register("bradley_terry")
 def bradley_terry(
-    scores: Tensor, tiers: Tensor, mask: Tensor, ratings: Tensor | None = None, margin: float = 0.0
+    scores: Tensor,
+    tiers: Tensor,
+    mask: Tensor,
+    ratings: Tensor | None = None,
+    margin: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> Loss:
     """Logistic loss on all pairs of answers of a prompt that differ in tier.
 
-    Equation: L = sum_prompts mean_pairs - log sigmoid(s_i - s_j - m (q_i - q_j)) over the pairs with i better
-        than j
-    (arXiv:2203.02155, Eq. 1), with a margin that grows with the difference of ratings q (arXiv:2307.09288,
-    Eq. 2). Departures: the mean is over a prompt's pairs of different tiers, ties being left out, and the
-    margin is linear in the ratings where Llama 2 has a table of four steps.
+    Equation: L = sum_prompts mean_pairs - (1 - e) log sigmoid(d) - e log sigmoid(-d) with
+    d = s_i - s_j - m (q_i - q_j), over the pairs with i better than j. With e = 0 and m = 0 it is
+    arXiv:2203.02155, Eq. 1; the margin grows with the difference of ratings q (arXiv:2307.09288, Eq. 2); e
+    is the probability that a label is the wrong way round, so that a score difference has a finite optimum,
+    log((1 - e) / e). Departures: the mean is over a prompt's pairs of different tiers, ties being left out,
+    and the margin is linear in the ratings where Llama 2 has a table of four steps.
 
     Args:
         scores: [B, K] scores, with gradient.
@@ -128,6 +146,7 @@ def bradley_terry(
         ratings: [B, K] numbers, higher is better; needed for a margin. Rows without ratings hold equal
             numbers.
         margin: m of the equation, not negative.
+        label_smoothing: e of the equation, 0 to below 1/2.
 
     Returns:
         The sum; divide by the number of prompts. A prompt without pairs adds 0. Metrics: `loss`, and
@@ -149,7 +168,8 @@ def bradley_terry(
         if ratings is None:
             raise ValueError("a margin needs ratings")
         ahead = ahead - margin * _differences(ratings.masked_fill(~mask, 0.0).to(scores.dtype))
-    total = _mean_over_pairs(-F.logsigmoid(ahead), _better(tiers, mask)).sum()
+    each = -(1 - label_smoothing) * F.logsigmoid(ahead) - label_smoothing * F.logsigmoid(-ahead)
+    total = _mean_over_pairs(each, _better(tiers, mask)).sum()
     return Loss(total, {"loss": Metric(total, len(scores)), **_pair_metrics(scores, tiers, mask)})
 
 

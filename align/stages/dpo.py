@@ -81,8 +81,8 @@ class Dpo(Stage[DpoOptions]):
             budget = replace(budget, tokens=WHOLE)
 
         def objective(batch: TokenBatch, part: Sequence[TokenRow]) -> Loss:
-            logps = preference.sequence_logps(policy, batch)
-            return preference.loss(logps, of(reference, part) if reference else None, batch, part)
+            logps, weights = preference.read(policy, batch)
+            return preference.loss(logps, of(reference, part) if reference else None, batch, part, weights)
 
         done = fit(
             ctx,

@@ -14,7 +14,7 @@ from align.config.stages import DpoOptions
 from align.data.types import TokenRow
 from align.engine.batch import Budget, TokenBatch
 from align.models.policy import Policy
-from align.objectives.pairs import Knobs, Pairs, length_desensitised
+from align.objectives.pairs import Knobs, Pairs, length_desensitised, on_policy
 from align.objectives.preference import listwise_loss, preference_loss
 from align.objectives.reduce import Loss
 from align.stages.answer_logps import by_row, summed
@@ -29,11 +29,13 @@ class Preference:
         weights: Name -> weight.
         knobs: What the losses read.
         ld_alpha: Weight of the tokens behind the length of a pair's shorter answer; None for 1.
+        wpo: Weigh each pair by how likely its answers are under the policy of now.
     """
 
     weights: Mapping[str, float]
     knobs: Knobs
     ld_alpha: float | None = None
+    wpo: bool = False
 
     @classmethod
     def of(cls, options: DpoOptions) -> Preference:
@@ -46,7 +48,7 @@ class Preference:
             tau=options.discopop_tau,
             gamma=options.simpo_gamma,
         )
-        return cls(weights_of(options.loss), knobs, options.ld_alpha)
+        return cls(weights_of(options.loss), knobs, options.ld_alpha, options.wpo)
 
     @property
     def _traits(self) -> list[Traits]:
@@ -74,7 +76,18 @@ class Preference:
 
     def sequence_logps(self, policy: Policy, batch: TokenBatch) -> Tensor:
         """[S] log-prob of each whole answer."""
-        logps = policy.logps(batch)[0]
+        return self._summed(policy.logps(batch)[0], batch)
+
+    def read(self, policy: Policy, batch: TokenBatch) -> tuple[Tensor, Tensor | None]:
+        """[S] log-probs of whole answers, and [P] weights of the pairs; None where all count alike."""
+        if not self.wpo:
+            return self.sequence_logps(policy, batch), None
+        logps, log_squares = policy.logps(batch, measure="log_squares")
+        assert log_squares is not None
+        weights = on_policy(logps, log_squares, batch.scored_in, scored_tokens(batch))
+        return self._summed(logps, batch), weights
+
+    def _summed(self, logps: Tensor, batch: TokenBatch) -> Tensor:
         if self.ld_alpha is not None:
             weights = length_desensitised(scored_tokens(batch).view(-1, 2), self.ld_alpha)
             logps = logps * weights.to(logps)
@@ -84,7 +97,14 @@ class Preference:
         """Row id -> [K] log-probs of its answers under the policy as it stands."""
         return by_row(rows, budget, partial(self.sequence_logps, policy))
 
-    def loss(self, logps: Tensor, ref: Tensor | None, batch: TokenBatch, rows: Sequence[TokenRow]) -> Loss:
+    def loss(
+        self,
+        logps: Tensor,
+        ref: Tensor | None,
+        batch: TokenBatch,
+        rows: Sequence[TokenRow],
+        pair_weights: Tensor | None = None,
+    ) -> Loss:
         """The loss of a micro-batch.
 
         Args:
@@ -92,6 +112,7 @@ class Preference:
             ref: [S] under the reference; None where no loss reads it.
             batch: The rows, packed.
             rows: B rows; (chosen, rejected) each, or whole rankings.
+            pair_weights: [B] of pairs; None where all count alike.
 
         Returns:
             Sum over the B rows.
@@ -105,7 +126,7 @@ class Preference:
         chosen, rejected = logps.view(-1, 2).unbind(dim=1)
         chosen_tokens, rejected_tokens = scored_tokens(batch).view(-1, 2).unbind(dim=1)
         refs = (None, None) if ref is None else ref.view(-1, 2).unbind(dim=1)
-        pairs = Pairs(chosen, rejected, chosen_tokens, rejected_tokens, *refs)
+        pairs = Pairs(chosen, rejected, chosen_tokens, rejected_tokens, *refs, weights=pair_weights)
         return preference_loss(pairs, self.weights, self.knobs)
 
 

@@ -164,7 +164,7 @@ class PpoTask:
         )
         if not policy_learns:
             return value
-        logps, entropy = self.policy.logps(batch, self.o.sampling.temperature, entropy=True)
+        logps, entropy = self.policy.logps(batch, self.o.sampling.temperature, "entropy")
         policy = clipped_ratio(logps, old, advantages, every, self.o.clip, entropy)
         return Loss(policy.total + value.total, {**policy.metrics, **value.metrics})
 

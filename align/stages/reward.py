@@ -119,7 +119,9 @@ def ranking_loss(scores: Tensor, rows: Sequence[TokenRow], options: RewardOption
     filled = shape.fill(scores)
     # Rows without ratings get equal ones, so margin 0, whatever rows share their micro-batch.
     ratings = padded([row.ratings or (0.0,) * len(row.tiers) for row in rows], torch.float32)
-    loss = RANKING_LOSSES.get(options.loss)(filled, shape.tiers, shape.mask, ratings, options.margin)
+    loss = RANKING_LOSSES.get(options.loss)(
+        filled, shape.tiers, shape.mask, ratings, options.margin, options.label_smoothing
+    )
     if options.centring == 0:
         return loss
     extra = centring(filled, shape.mask)

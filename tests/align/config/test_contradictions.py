@@ -100,6 +100,11 @@ def test_plackett_luce_has_no_margin() -> None:
     assert keys(HUB, NONE, reward(loss="bradley_terry", margin=0.5)) == []
 
 
+def test_plackett_luce_has_no_label_smoothing() -> None:
+    assert keys(HUB, NONE, reward(loss="plackett_luce", label_smoothing=0.1)) == ["stages.s.label_smoothing"]
+    assert keys(HUB, NONE, reward(loss="bradley_terry", label_smoothing=0.1)) == []
+
+
 @pytest.mark.parametrize(
     ("given", "wrong"),
     [
@@ -135,6 +140,10 @@ def test_plackett_luce_has_no_margin() -> None:
         ({"loss": "aot"}, None),
         ({"loss": {"aot": 1, "nll": 0.1}, "tokens_per_microbatch": 512}, "tokens_per_microbatch"),
         ({"loss": "hinge", "tokens_per_microbatch": 512}, None),
+        ({"wpo": True}, None),
+        ({"wpo": True, "loss": {"simpo": 1, "nll": 0.1}}, None),
+        ({"wpo": True, "loss": {"sigmoid": 1, "aot": 1}}, "wpo"),
+        ({"wpo": True, "loss": "plackett_luce"}, "wpo"),
     ],
     ids=str,
 )
@@ -159,6 +168,11 @@ def test_what_a_preference_loss_reads(given: dict[str, object], wrong: str | Non
         (
             {"ld_alpha": 0.5, "loss": "orpo"},
             "0.5 has no place in stages.s.loss=orpo; try stages.s.ld_alpha=null",
+        ),
+        (
+            {"wpo": True, "loss": "aot"},
+            "true weighs pairs, and stages.s.loss=aot has no loss of a pair by itself; "
+            "try stages.s.loss=sigmoid, or stages.s.wpo=false",
         ),
     ],
 )

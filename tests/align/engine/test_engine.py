@@ -10,7 +10,7 @@ from align.data.types import Response, TokenRow
 from align.engine import head as head_module
 from align.engine.batch import Budget, cut, pack
 from align.engine.forward import states
-from align.engine.head import token_logps
+from align.engine.head import Measure, token_logps
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,9 @@ def test_pack_lays_out_a_trie_by_hand() -> None:
 def test_logps_equal_transformers_on_each_sequence_alone(model: LlamaForCausalLM) -> None:
     batch = pack(ROWS, score_all=True)
     scored = states(model.model, batch).scored
-    got, entropy = token_logps(scored, model.lm_head, batch.targets, entropy=True)
-    want, want_entropy = [], []
+    got, entropy = token_logps(scored, model.lm_head, batch.targets, measure="entropy")
+    again, squares = token_logps(scored, model.lm_head, batch.targets, measure="log_squares")
+    want, want_entropy, want_squares = [], [], []
     for r in ROWS:
         for response in r.responses:
             ids = torch.tensor([list(r.prompt) + list(response.ids)])
@@ -59,8 +60,11 @@ def test_logps_equal_transformers_on_each_sequence_alone(model: LlamaForCausalLM
                 line = logps[len(r.prompt) + i - 1]
                 want.append(line[token])
                 want_entropy.append(torch.distributions.Categorical(logits=line).entropy())
+                want_squares.append(line.softmax(-1).square().sum().log())
     torch.testing.assert_close(got, torch.stack(want), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(entropy, torch.stack(want_entropy), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(squares, torch.stack(want_squares), rtol=1e-5, atol=1e-6)
+    assert torch.equal(again, got)
 
 
 def test_last_state_is_that_of_the_last_real_token(model: LlamaForCausalLM) -> None:
@@ -80,9 +84,9 @@ def test_other_sequences_change_nothing(model: LlamaForCausalLM) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("chunk", "entropy"), [(3, False), (3, True), (256, False)])
+@pytest.mark.parametrize(("chunk", "measure"), [(3, None), (3, "entropy"), (3, "log_squares"), (256, None)])
 def test_head_gradients_equal_autograd_on_full_logits(
-    temperature: float, bias: bool, chunk: int, entropy: bool, monkeypatch: pytest.MonkeyPatch
+    temperature: float, bias: bool, chunk: int, measure: Measure | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head_module, "CHUNK", chunk)
     torch.manual_seed(1)
@@ -91,7 +95,7 @@ def test_head_gradients_equal_autograd_on_full_logits(
     targets, weights = torch.randint(0, 17, (7,)), torch.randn(7)
     parameters = [h, *head.parameters()]
     got = torch.autograd.grad(
-        (token_logps(h, head, targets, temperature=temperature, entropy=entropy)[0] * weights).sum(),
+        (token_logps(h, head, targets, temperature=temperature, measure=measure)[0] * weights).sum(),
         parameters,
     )
     full = (head(h) / temperature).log_softmax(-1).gather(-1, targets[:, None])[:, 0]

@@ -192,7 +192,7 @@ def test_aot_compares_sorted_margins() -> None:
 
 
 def cut(pairs: Pairs, part: slice) -> Pairs:
-    return Pairs(*(x[part] for x in vars(pairs).values()))
+    return Pairs(*(None if x is None else x[part] for x in vars(pairs).values()))
 
 
 @pytest.mark.parametrize("name", ON_PAIRS)

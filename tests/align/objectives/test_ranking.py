@@ -215,3 +215,25 @@ def test_registry_names_the_losses() -> None:
     assert RANKING_LOSSES.get("bradley_terry") is bradley_terry
     with pytest.raises(ConfigError, match="bradley_terry"):
         RANKING_LOSSES.get("bradley_tery")
+
+
+def test_smoothed_labels_turn_a_part_of_the_pairs_round() -> None:
+    scores = torch.tensor([[1.5, 0.25, -1.0]], dtype=torch.float64)
+    tiers, ratings = torch.tensor([[0, 1, 1]]), torch.tensor([[2.0, 1.0, 0.0]])
+
+    def log_s(x: float) -> float:
+        return -math.log1p(math.exp(-x))
+
+    # Differences 1.25 and 2.5 less half of 1 and of 2.
+    want = -sum(0.8 * log_s(d) + 0.2 * log_s(-d) for d in (0.75, 1.5)) / 2
+    found = bradley_terry(scores, tiers, _all(scores), ratings, 0.5, label_smoothing=0.2)
+    assert found.total.item() == pytest.approx(want, rel=1e-12)
+    with pytest.raises(ValueError, match="label_smoothing"):
+        plackett_luce(scores, tiers, _all(scores), label_smoothing=0.2)
+
+
+def test_the_optimum_of_smoothed_labels_is_where_the_odds_are_theirs() -> None:
+    x = torch.tensor([[math.log(0.9 / 0.1), 0.0]], dtype=torch.float64, requires_grad=True)
+    bradley_terry(x, torch.tensor([[0, 1]]), _all(x), label_smoothing=0.1).total.backward()
+    assert x.grad is not None
+    assert x.grad.abs().max().item() == pytest.approx(0.0, abs=1e-12)

@@ -125,3 +125,33 @@ def test_what_reads_the_reference(loss: Any, reads: bool, only: bool) -> None:
 def test_what_must_not_be_cut() -> None:
     assert preference(loss={"sigmoid": 1.0, "aot": 0.1}).whole_batch
     assert not preference(loss={"sigmoid": 1.0, "nca": 0.1}).whole_batch
+
+
+class Measured(Known):
+    """The log of the sum of squares is t / 100 - 1."""
+
+    def logps(self, batch: TokenBatch, measure: str = "entropy") -> tuple[Tensor, Any]:
+        assert measure == "log_squares"
+        return (-batch.targets / 10).requires_grad_(), batch.targets / 100 - 1
+
+
+def test_pairs_weigh_what_their_answers_are_likely() -> None:
+    batch, ref, policy = pack(PAIRS), torch.tensor([-1.0, -1.0, -1.0, -1.0]), Measured()
+    objective = preference(loss={"sigmoid": 1.0, "nll": 2.0}, beta=0.5, wpo=True, ld_alpha=None)
+    logps, weights = objective.read(policy, batch)  # type: ignore[arg-type]
+    assert logps.requires_grad
+    assert weights is not None
+    assert not weights.requires_grad
+    # Mean over an answer's scored tokens of 1 - 0.11 t; the EOS of an answer that was cut is not among them.
+    means = [[1 - 0.11 * 3.5, 1 - 0.11 * 3.75], [1 - 0.11 * 4.0, 1 - 0.11 * 9]]
+    want = [math.exp(sum(pair)) for pair in means]
+    assert weights.tolist() == pytest.approx(want)
+    found = objective.loss(logps, ref, batch, PAIRS, weights)
+    ratios, sizes = [(0.3, -0.5), (0.2, 0.1)], [2, 2]
+    each = [
+        math.log(1 + math.exp(-0.5 * (c - r))) - 2 * (c - 1) / n
+        for (c, r), n in zip(ratios, sizes, strict=True)
+    ]
+    assert found.total.item() == pytest.approx(sum(w * x for w, x in zip(want, each, strict=True)))
+    assert merge([found.metrics])["weights"] == pytest.approx(sum(want) / 2)
+    assert merge([found.metrics])["loss"] == pytest.approx(found.total.item() / 2)
