@@ -115,13 +115,28 @@ def _reward(key: str, options: RewardOptions, adapter: BaseModel | None, size: S
         what = f"{options.layers}, and the model has {size.layers} layers"
         findings.append(Finding(f"{key}.layers", what, f"try {key}.layers={size.layers}, or null for all"))
     findings += _cut_above_adapter(key, options, adapter, size)
-    for name in ("margin", "label_smoothing"):
-        value = getattr(options, name)
-        if options.loss == "plackett_luce" and value > 0:
-            what = f"{value:g} has no place in {key}.loss=plackett_luce"
-            findings.append(
-                Finding(f"{key}.{name}", what, f"try {key}.loss=bradley_terry, or {key}.{name}=0")
-            )
+    return findings + _not_read_by_reward(key, options)
+
+
+def _not_read_by_reward(key: str, options: RewardOptions) -> list[Finding]:
+    """Options that were changed and that the loss does not read; thresholds fix what centring would fix."""
+    ranks = ["bradley_terry", "plackett_luce"]
+    readers = {
+        "margin": ranks[:1],
+        "label_smoothing": ranks[:1],
+        "centring": ranks,
+        "head_init": ranks,
+        "scale": ["ordinal"],
+    }
+    findings: list[Finding] = []
+    for name, losses in readers.items():
+        value, default = getattr(options, name), RewardOptions.model_fields[name].default
+        if value != default and options.loss not in losses:
+            shown = f"{value:g}" if isinstance(value, float) else value
+            back = {None: "null", 0.0: "0"}.get(default, default)
+            what = f"{shown} has no place in {key}.loss={options.loss}"
+            fix = f"try {key}.loss={losses[0]}, or {key}.{name}={back}"
+            findings.append(Finding(f"{key}.{name}", what, fix))
     return findings
 
 

@@ -8,6 +8,7 @@ declared with `log_only=True` and does not enter the stage key.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -102,17 +103,22 @@ class SftOptions(SupervisedOptions):
 
 
 class RewardOptions(SupervisedOptions):
-    """A reward model from rankings of K answers per prompt."""
+    """A reward model from rankings of K answers per prompt, or from ratings of answers by themselves."""
 
     kind: Literal["reward"]
     model: PolicyInput = Field("base", description="policy whose weights it starts from")
-    data: Data = Field(description="rankings")
+    data: Data = Field(description="rankings, with loss=ordinal ratings")
     lr: float = Field(1e-4, gt=0, lt=1, description="peak learning rate")
     head_lr: float | None = Field(None, gt=0, lt=1, description="of the score head; default: lr")
     epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
     batch_size: int = Field(8, ge=1, description="prompts per step, all their answers together")
-    loss: Literal["plackett_luce", "bradley_terry"] = Field(
-        "bradley_terry", description="whole rankings, or all pairs of a prompt"
+    loss: Literal["plackett_luce", "bradley_terry", "ordinal"] = Field(
+        "bradley_terry", description="whole rankings, all pairs of a prompt, or ratings on an ordered scale"
+    )
+    scale: list[float] | None = Field(
+        None,
+        min_length=2,
+        description="levels of the ratings, lowest first, ordinal only; default: those of the training rows",
     )
     margin: float = Field(0.0, ge=0, description="times the difference of ratings, Bradley-Terry only")
     label_smoothing: float = Field(
@@ -126,6 +132,13 @@ class RewardOptions(SupervisedOptions):
         "normal", description="std 1/sqrt(D+1), or ridge on frozen features"
     )
     layers: int | None = Field(None, ge=1, description="keep so many lower layers; default: all")
+
+    @field_validator("scale")
+    @classmethod
+    def _levels_rise(cls, scale: list[float] | None) -> list[float] | None:
+        if scale is not None and any(low >= high for low, high in pairwise(scale)):
+            raise ValueError(f"{scale} does not rise; give the lowest level first, each once")
+        return scale
 
 
 LossName = Annotated[str, Field(json_schema_extra={"enum": list(LOSSES)})]

@@ -1,4 +1,4 @@
-"""Rankings as such: dense tiers, tiers from ratings, fewer answers."""
+"""Rankings as such: dense tiers, tiers from ratings, fewer answers, the scale of their ratings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from align.data.types import Ranking
+from align.errors import DataError
+
+MOST_LEVELS = 20  # of a scale that is read off the data
 
 
 def dense(levels: Sequence[float]) -> tuple[int, ...]:
@@ -50,3 +53,41 @@ def thin(ranking: Ranking, max_answers: int) -> Ranking:
         tiers = [tiers[round(i * last / (max_answers - 1))] for i in range(max_answers)]
     by_turn = sorted((turn, number, i) for number, tier in enumerate(tiers) for turn, i in enumerate(tier))
     return subset(ranking, sorted(i for _, _, i in by_turn[:max_answers]))
+
+
+def rating_scale(rankings: Sequence[Ranking], given: Sequence[float] | None, key: str) -> tuple[float, ...]:
+    """The ordered levels of a rating scale, lowest first.
+
+    Args:
+        rankings: Rated answers.
+        given: The levels; None takes every different rating.
+        key: The option that gives them, for messages.
+
+    Raises:
+        DataError: Fewer than two levels, or too many to be a scale; or no rating on all but one of them.
+    """
+    found = sorted({rating for ranking in rankings for rating in ranking.ratings})
+    scale = tuple(found if given is None else given)
+    where = f"data of {key}"
+    if len(scale) > MOST_LEVELS and given is None:
+        what = f"holds {len(scale)} different ratings from {found[0]:g} to {found[-1]:g}"
+        raise DataError(where, what, f"give the levels that they are rounded to, {key}=[..., ...]")
+    if len({level_of(rating, scale, key) for rating in found}) < 2:
+        raise DataError(where, "has one level of ratings only", "give answers that were rated differently")
+    return scale
+
+
+def level_of(rating: float, scale: Sequence[float], key: str) -> int:
+    """The place of the level that a rating is nearest to, the lower one half way.
+
+    Raises:
+        DataError: The rating lies outside the scale.
+
+    Example:
+        >>> [level_of(rating, (1, 2, 5), "scale") for rating in (1, 1.6, 3.5, 4)]
+        [0, 1, 1, 2]
+    """
+    if not scale[0] <= rating <= scale[-1]:
+        what = f"the rating {rating:g} lies outside the scale {scale[0]:g} to {scale[-1]:g}"
+        raise DataError(f"data of {key}", what, f"mend it, or widen {key}")
+    return min(range(len(scale)), key=lambda place: (abs(scale[place] - rating), place))

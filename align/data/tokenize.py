@@ -75,9 +75,19 @@ def conversations(
 
 
 def rankings(
-    data: Dataset[Ranking], template: ChatTemplate, *, max_prompt: int, max_answer: int, max_drop: float
+    data: Dataset[Ranking],
+    template: ChatTemplate,
+    *,
+    max_prompt: int,
+    max_answer: int,
+    max_drop: float,
+    ordered: bool = True,
 ) -> Tokenised:
-    """Rankings: answers that became equal are left out, with a row of which no order is left."""
+    """Rankings: answers that became equal are left out, with a row of which no order is left.
+
+    With `ordered=False` a row may be left with one answer, or with equal tiers: its ratings are what is read.
+    """
+    fewest, why = (2, "fewer than two different tiers") if ordered else (1, "no answer")
     out = _start(data.name, template, max_prompt)
     escaped = template.escaped
     for row in data:
@@ -87,8 +97,8 @@ def rankings(
         cut = [_cut_answer(ids, [1.0] * len(ids), max_answer, template.eos_id, out) for ids in answers]
         keep = _distinct([response.ids for response in cut], row.tiers)
         out.cut["answers that became equal, left out"] += len(cut) - len(keep)
-        if len({row.tiers[i] for i in keep}) < 2:
-            out.dropped["are left with fewer than two different tiers"] += 1
+        if len({row.tiers[i] for i in keep}) < fewest:
+            out.dropped[f"are left with {why}"] += 1
             continue
         out.rows.append(
             TokenRow(

@@ -38,7 +38,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """K answers to one prompt in ordered tiers. A pair is a ranking with K = 2.
+    """K answers to one prompt in ordered tiers. A pair is a ranking with K = 2, a rated answer has K = 1.
 
     Attributes:
         answers: K texts.

@@ -12,19 +12,20 @@ from typing import Any, Literal
 from align.data.types import Conversation, Labelled, Message, Prompt, Ranking
 from align.errors import DataError
 
-Expect = Literal["conversations", "rankings", "unpaired", "prompts"]
+Expect = Literal["conversations", "rankings", "ratings", "unpaired", "prompts"]
 Row = Conversation | Ranking | Labelled | Prompt
 WANTED: dict[Expect, type[Row]] = {
     "conversations": Conversation,
+    "ratings": Ranking,
     "rankings": Ranking,
     "unpaired": Labelled,
     "prompts": Prompt,
 }
-NAMES = {kind: name for name, kind in WANTED.items()}
+NAMES = {kind: name for name, kind in WANTED.items()}  # of the two names of a Ranking the later
 
 
 def view(rows: Sequence[Row], expect: Expect, name: str, left_out: Counter[str]) -> list[Any]:
-    """The rows as the kind that is wanted: as they are, their prompts, or a ranking's ends as labels.
+    """The rows as the kind that is wanted: as they are, those that rank or rate, their prompts, or labels.
 
     Args:
         rows: Of one source.
@@ -39,7 +40,8 @@ def view(rows: Sequence[Row], expect: Expect, name: str, left_out: Counter[str])
         rows = _unpaired(rows, left_out)
     if expect != "prompts":
         refuse_other_kind(rows, expect, f"data {name}", f"name data of kind {expect}")
-        return list(rows)
+        fit = {"rankings": _ranks, "ratings": _rates}.get(expect)
+        return list(rows) if fit is None else [row for row in rows if fit(row, left_out)]
     return _prompts(rows, left_out)
 
 
@@ -50,6 +52,8 @@ def _unpaired(rows: Sequence[Row], left_out: Counter[str]) -> list[Row]:
     for row in rows:
         if not isinstance(row, Ranking):
             found.append(row)
+            continue
+        if not _ranks(row, left_out):
             continue
         ends = {min(row.tiers): True, max(row.tiers): False}
         for i, (answer, tier) in enumerate(zip(row.answers, row.tiers, strict=True)):
@@ -77,6 +81,21 @@ def _prompts(rows: Sequence[Row], left_out: Counter[str]) -> list[Prompt]:
         else:
             kept[asked] = Prompt(row.id, asked, row.source)
     return list(kept.values())
+
+
+def _ranks(row: Any, left_out: Counter[str]) -> bool:
+    """Whether some answer is better than another; a row of ratings may hold one answer, or equal ones."""
+    if len(set(row.tiers)) > 1:
+        return True
+    single = len(row.answers) == 1
+    left_out["single answers, which rank nothing" if single else "prompts whose answers are rated alike"] += 1
+    return False
+
+
+def _rates(row: Any, left_out: Counter[str]) -> bool:
+    if not row.ratings:
+        raise DataError(f"row {row.id}", "has an order but no ratings", "give a number for each answer")
+    return True
 
 
 def refuse_other_kind(rows: Sequence[Row], kind: Expect, where: str, fix: str) -> None:

@@ -150,6 +150,28 @@ def wilson(k: float, n: int, confidence: float = 0.95) -> Interval:
     return Interval(share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)), n)
 
 
+def spearman(a: Numbers, b: Numbers) -> float | None:
+    """Rank correlation (Spearman 1904): Pearson's of the ranks, equal numbers sharing their mean rank.
+
+    Returns:
+        -1 to 1; None where either side is constant, so that it has no order.
+
+    Example:
+        >>> spearman([1.0, 2.0, 3.0], [1.0, 9.0, 5.0])
+        0.5
+    """
+    first, second = (_ranks(x) for x in _paired(a, b))
+    spread = float(first.std() * second.std())
+    if spread == 0 or not len(first):
+        return None
+    return round(float(((first - first.mean()) * (second - second.mean())).mean()) / spread, 12)
+
+
+def _ranks(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, place, count = np.unique(x, return_inverse=True, return_counts=True)
+    return np.asarray((count.cumsum() - (count - 1) / 2)[place], dtype=np.float64)
+
+
 def _paired(a: Numbers, b: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:

@@ -101,7 +101,7 @@ def _merge(folder: Path, to: Path, kind: str) -> None:
     merged: nn.Module = peft.merge_and_unload()
     merged.save_pretrained(to)  # type: ignore[operator]
     tokenizer.save_pretrained(to)
-    for name in ("generation_config.json",):
+    for name in ("generation_config.json", "thresholds.json"):
         if (folder / name).exists():
             shutil.copy2(folder / name, to / name)
     again, _ = load_checked(auto, to)

@@ -180,6 +180,23 @@ def _called(reward: StageFacts) -> str:
 
 
 def _rewarded(stage: StageFacts) -> list[Finding]:
+    return _ordered(stage) + _rated(stage)
+
+
+def _rated(stage: StageFacts) -> list[Finding]:
+    found = table(table(stage.summary.get("quality")).get("ratings"))
+    error, usual = read_interval(found.get("error")), read_interval(found.get("usual_error"))
+    if error is None or usual is None:
+        return []
+    text = (
+        f"{_called(stage)} puts held-out answers {spell(error)} classes of their scale off on average, "
+        f"the median class {spell(usual)}"
+    )
+    rank = finite(found.get("spearman"))
+    return [Finding(f"{text}. Rank correlation {rank:.2f}." if rank is not None else f"{text}.")]
+
+
+def _ordered(stage: StageFacts) -> list[Finding]:
     accuracy = accuracy_of(stage)
     if accuracy is None:
         return []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from align.data.types import Ranking
-from align.evals.stats import bootstrap_mean
+from align.evals.stats import bootstrap_mean, spearman
 from align.reward.baselines import BagOfWords, LengthRule, pairwise_accuracy
 from align.reward.calibration import pair_probabilities, reliability
 
@@ -58,6 +58,55 @@ def report(
             for source in sources
         },
     }
+
+
+def rating_report(
+    scores: Sequence[np.ndarray],
+    classes: Sequence[Sequence[int]],
+    thresholds: np.ndarray,
+    usual: int,
+    seed: int,
+) -> dict[str, Any]:
+    """How near held-out answers come to their ratings, whatever prompt they answer.
+
+    Args:
+        scores: The model's scores [K] for each held-out prompt.
+        classes: The K classes that its answers were rated into, 0 the lowest.
+        thresholds: [J - 1] between the classes, increasing.
+        usual: The class that is always guessed for comparison.
+        seed: Of the bootstrap.
+
+    Returns:
+        JSON-able: `error` and `usual_error`, mean distances in classes of the predicted and of the usual
+        class (means over a prompt's answers, with intervals over prompts); `order`, the share of pairs of
+        answers of different classes, over all prompts, that the scores put in order; `spearman`, the rank
+        correlation of scores and classes over all answers, null where either is constant; `answers`.
+    """
+    if not scores:
+        return {}
+    told = [np.asarray(row) for row in classes]
+    predicted = [np.searchsorted(thresholds, s) for s in scores]
+    errors = [float(np.abs(p - c).mean()) for p, c in zip(predicted, told, strict=True)]
+    guessed = [float(np.abs(usual - c).mean()) for c in told]
+    all_scores, all_classes = np.concatenate(list(scores)), np.concatenate(told)
+    return {
+        "error": asdict(bootstrap_mean(errors, seed=seed)),
+        "usual_error": asdict(bootstrap_mean(guessed, seed=seed)),
+        "order": _in_order(all_scores, all_classes),
+        "spearman": spearman(all_scores, all_classes),
+        "answers": len(all_scores),
+    }
+
+
+def _in_order(scores: np.ndarray, classes: np.ndarray) -> float | None:
+    """Share of pairs of different classes in order, equal scores counting 1/2; None without pairs."""
+    right, pairs = 0.0, 0
+    for level in np.unique(classes):
+        mine, worse = scores[classes == level], np.sort(scores[classes < level])
+        sides = [np.searchsorted(worse, mine, side).sum() for side in ("left", "right")]
+        right += float(sum(sides)) / 2
+        pairs += len(mine) * len(worse)
+    return right / pairs if pairs else None
 
 
 def _asked(ranking: Ranking) -> str:

@@ -125,8 +125,10 @@ class Preference:
             )
         chosen, rejected = logps.view(-1, 2).unbind(dim=1)
         chosen_tokens, rejected_tokens = scored_tokens(batch).view(-1, 2).unbind(dim=1)
-        refs = (None, None) if ref is None else ref.view(-1, 2).unbind(dim=1)
-        pairs = Pairs(chosen, rejected, chosen_tokens, rejected_tokens, *refs, weights=pair_weights)
+        ref_chosen, ref_rejected = (None, None) if ref is None else ref.view(-1, 2).unbind(dim=1)
+        pairs = Pairs(
+            chosen, rejected, chosen_tokens, rejected_tokens, ref_chosen, ref_rejected, pair_weights
+        )
         return preference_loss(pairs, self.weights, self.knobs)
 
 

@@ -1,4 +1,4 @@
-"""A reward model from rankings of K answers in ordered tiers, one forward per prompt."""
+"""A reward model from rankings of K answers in ordered tiers, or from ratings, one forward per prompt."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from align.config.stages import RewardOptions
 from align.data import cards, tokenize
-from align.data.rankings import subset, thin
+from align.data.rankings import level_of, rating_scale, subset, thin
 from align.data.types import Dataset, Ranking, TokenRow
+from align.data.views import Expect
 from align.engine.batch import TokenBatch
 from align.models.policy import load_template
 from align.models.reward_model import RewardModel, new_reward_model
@@ -22,6 +23,7 @@ from align.reward import quality
 from align.reward.fit_head import fit_head
 from align.reward.score import score_rows
 from align.stages.base import Stage, starting_point
+from align.stages.ordinal_objective import Ordinal
 from align.stages.rectangle import padded, rectangle
 from align.stages.supervised import fit
 from align.training import checks
@@ -30,26 +32,39 @@ from align.training.supervised import steps
 
 
 class Reward(Stage[RewardOptions]):
-    """Learn a number for an answer from people's rankings."""
+    """Learn a number for an answer from people's rankings or ratings."""
 
     kind = "reward"
+    ordinal: Ordinal | None = None  # where it learns from ratings
 
     def prepare(self) -> int:
-        """Tokenise the training and the held-out rankings."""
+        """Tokenise the training and the held-out rankings; with ratings, see that they are on one scale."""
         o = self.ctx.options
         self.template = load_template(self.ctx.base, self.ctx.recipe.model.template)
         self.texts = {split: self._load(split) for split in ("train", "test")}
         self.tokens = {
             split: tokenize.rankings(
-                data, self.template, max_prompt=o.max_prompt, max_answer=o.max_answer, max_drop=o.max_drop
+                data,
+                self.template,
+                max_prompt=o.max_prompt,
+                max_answer=o.max_answer,
+                max_drop=o.max_drop,
+                ordered=o.loss != "ordinal",
             )
             for split, data in self.texts.items()
         }
+        if o.loss == "ordinal":
+            key = f"stages.{self.ctx.name}.scale"
+            self.scale = rating_scale(self.texts["train"].rows, o.scale, key)
+            for row in self.texts["test"].rows:
+                for rating in row.ratings:
+                    level_of(rating, self.scale, key)
         return steps(len(self.tokens["train"].rows), o.epochs, o.batch_size)
 
     def _load(self, split: Any) -> Dataset[Ranking]:
         o = self.ctx.options
-        data = cards.load(o.data, "rankings", split, max_drop=o.max_drop)
+        expect: Expect = "ratings" if o.loss == "ordinal" else "rankings"
+        data = cards.load(o.data, expect, split, max_drop=o.max_drop)
         data.rows = [thin(row, o.max_answers) for row in data.rows]
         return data
 
@@ -70,8 +85,12 @@ class Reward(Stage[RewardOptions]):
         if o.head_init == "fit":
             ridge = fit_head(reward, rows, reward.budget(o.tokens_per_microbatch))
             ctx.reporter.note(f"head fitted on frozen features, ridge {ridge:g}")
+        if o.loss == "ordinal":
+            self.ordinal = Ordinal.of(self.scale, f"stages.{ctx.name}.scale", rows)
         done = self._fit(reward, rows)
         reward.save(out)
+        if self.ordinal is not None:
+            self.ordinal.save(out)
         scores = [s.numpy() for s in score_rows(reward, held_out, reward.budget(o.tokens_per_microbatch))]
         return {
             "kind": self.kind,
@@ -80,10 +99,25 @@ class Reward(Stage[RewardOptions]):
             "answers": sum(len(row.responses) for row in rows),
             **reward.sizes(),
             "dropped": self.tokens["train"].dropped,
-            "quality": quality.report(
-                self.texts["train"].rows, self._held_out_texts(), scores, seed=ctx.seed
-            ),
+            "quality": self._quality(scores),
         }
+
+    def _quality(self, scores: Sequence[Any]) -> dict[str, Any]:
+        """How well held-out answers are ordered, and where they were rated, put into classes."""
+        train, held_out, seed = self.texts["train"].rows, self._held_out_texts(), self.ctx.seed
+        ordinal = self.ordinal
+        if ordinal is None:
+            return quality.report(train, held_out, scores, seed=seed)
+        ranked = [i for i, row in enumerate(held_out) if len(set(row.tiers)) > 1]
+        found = quality.report(
+            [row for row in train if len(set(row.tiers)) > 1],
+            [held_out[i] for i in ranked],
+            [scores[i] for i in ranked],
+            seed=seed,
+        )
+        classes, usual = ordinal.classes_and_usual(self.tokens["test"].rows, self.tokens["train"].rows)
+        rated = quality.rating_report(scores, classes, ordinal.thresholds.numpy(), usual, seed=seed)
+        return {**found, "ratings": {"scale": list(self.scale), **rated}} if rated else found
 
     def _held_out_texts(self) -> list[Ranking]:
         """The held-out rankings as texts, with the answers that tokenising kept."""
@@ -91,16 +125,19 @@ class Reward(Stage[RewardOptions]):
         return [subset(by_id[row.id], row.places) for row in self.tokens["test"].rows]
 
     def _fit(self, reward: RewardModel, rows: Sequence[TokenRow]) -> int:
-        o = self.ctx.options
+        o, ordinal = self.ctx.options, self.ordinal
         trainable = reward.trainable()
         head = {n: p for n, p in trainable.items() if ".score." in f".{n}"}
         body = {n: p for n, p in trainable.items() if n not in head}
 
         def objective(batch: TokenBatch, part: Sequence[TokenRow]) -> Loss:
-            return ranking_loss(reward.scores(batch), part, o)
+            scores = reward.scores(batch)
+            return ranking_loss(scores, part, o) if ordinal is None else ordinal.loss(scores, part)
 
         groups = [Group("reward", body, o.lr), Group("head", head, o.head_lr or o.lr, clip_with="reward")]
-        shown = {"loss": "loss", "accuracy": "accuracy"}
+        if ordinal is not None:
+            groups.append(ordinal.group(o))
+        shown = {"loss": "loss", "accuracy": "accuracy", "class/error": "error"}
         return fit(self.ctx, reward, groups, rows, objective, count=len, shown=shown)
 
 

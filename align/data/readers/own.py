@@ -8,6 +8,7 @@
 | pairs | chosen, rejected, and prompt where they are answers; or both whole conversations |
 | unpaired | prompt, completion, label: true (desirable) or false |
 | rankings | prompt, answers, and one of tiers, ranks (0 or 1 is best), ratings (higher is better) |
+| rating | prompt, answer, rating (higher is better): one answer by itself |
 | prompts | prompt |
 
 `prompt` is text or a list of turns, and so is an unpaired `completion`, of one turn; `id` is optional
@@ -38,11 +39,12 @@ FORMS: dict[str, set[str]] = {
     "text": {"text"},
     "pairs": {"chosen", "rejected"},
     "rankings": {"prompt", "answers"},
+    "rating": {"prompt", "answer", "rating"},
     "prompts": {"prompt"},
 }
 ORDERS = ("tiers", "ranks", "ratings")
 KNOWN = set.union(*FORMS.values()).union(ORDERS)
-Form = Literal["messages", "completion", "unpaired", "text", "pairs", "rankings", "prompts"]
+Form = Literal["messages", "completion", "unpaired", "text", "pairs", "rankings", "rating", "prompts"]
 LABELS = {"true": True, "1": True, "false": False, "0": False}  # in CSV every field is text
 
 
@@ -73,8 +75,10 @@ def form_of(record: Record) -> str:
         DataError: No form fits, several do, or a field is misspelt.
     """
     have = set(record.data)
-    for name in sorted(have - KNOWN):
-        near = nearest(name, KNOWN - have)
+    # Alone, `answer` and `rating` are more likely the plural misspelt.
+    known = KNOWN if FORMS["rating"] <= have else KNOWN - {"answer", "rating"}
+    for name in sorted(have - known):
+        near = nearest(name, known - have)
         if near:
             raise DataError(record.where, f"unknown field {name!r}", f"did you mean {near!r}?")
     fits = [form for form, fields in FORMS.items() if fields <= have]
@@ -181,12 +185,18 @@ def _ranking(record: Record, name: str, context: Context) -> Row | None:
     if len(answers) < 2:
         raise wrong(record, "answers", "holds fewer than two answers", "a ranking needs two or more")
     order, values = _order(record, len(answers))
-    if len(set(values)) < 2:
+    if len(set(values)) < 2 and order != "ratings":  # equal ratings still rate
         context.drop(record, "all answers tie")
         return None
     if order == "ratings":
         return Ranking(name, prompt, tuple(answers), dense([-v for v in values]), tuple(values), context.name)
     return Ranking(name, prompt, tuple(answers), dense(values), (), context.name)
+
+
+def _rating(record: Record, name: str, context: Context) -> Row:
+    prompt = messages(record, "prompt", record.data["prompt"], "user")
+    rating = number(record, "rating", record.data["rating"])
+    return Ranking(name, prompt, (text(record, "answer"),), (0,), (rating,), context.name)
 
 
 def _order(record: Record, count: int) -> tuple[str, list[float]]:
@@ -233,5 +243,6 @@ MAKERS: dict[str, Callable[[Record, str, Context], Row | None]] = {
     "text": _text,
     "pairs": _pair,
     "rankings": _ranking,
+    "rating": _rating,
     "prompts": _prompt,
 }

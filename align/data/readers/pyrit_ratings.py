@@ -64,8 +64,6 @@ def _views(name: str, prompt: str, means: dict[str, float], context: Context) ->
         safe = [answer for answer, mean in means.items() if mean <= context.options.max_rating]
         for i, answer in enumerate(safe[: context.options.per_prompt]):
             yield Conversation(f"{name}.{i}", (*asked, Message("assistant", answer)), context.name)
-    elif len(set(means.values())) > 1:
+    else:
         ratings = tuple(-mean for mean in means.values())
         yield Ranking(name, asked, tuple(means), dense(list(means.values())), ratings, context.name)
-    else:
-        context.left_out["prompts whose answers are rated alike"] += 1

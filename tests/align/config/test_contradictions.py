@@ -106,6 +106,32 @@ def test_plackett_luce_has_no_label_smoothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"scale": [1.0, 2.0]}, None),
+        ({"margin": 0.5}, "0.5 has no place in @.loss=ordinal; try @.loss=bradley_terry, or @.margin=0"),
+        ({"centring": 0.1}, "0.1 has no place in @.loss=ordinal; try @.loss=bradley_terry, or @.centring=0"),
+        (
+            {"head_init": "fit"},
+            "fit has no place in @.loss=ordinal; try @.loss=bradley_terry, or @.head_init=normal",
+        ),
+        (
+            {"loss": "bradley_terry", "scale": [1.0, 2.0]},
+            "[1.0, 2.0] has no place in @.loss=bradley_terry; try @.loss=ordinal, or @.scale=null",
+        ),
+    ],
+)
+def test_what_ratings_read(given: dict[str, object], line: str | None) -> None:
+    found = contradictions(HUB, NONE, {"s": reward(**{"loss": "ordinal", **given})})
+    assert [f"{one.what}; {one.fix}".replace("stages.s", "@") for one in found] == ([line] if line else [])
+
+
+def test_the_levels_of_a_scale_rise() -> None:
+    with pytest.raises(ValueError, match="does not rise; give the lowest level first, each once"):
+        reward(loss="ordinal", scale=[1.0, 3.0, 3.0])
+
+
+@pytest.mark.parametrize(
     ("given", "wrong"),
     [
         ({}, None),

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align.data.rankings import dense, subset, thin
+from align.data.rankings import dense, rating_scale, subset, thin
 from align.data.types import Message, Ranking
+from align.errors import DataError
 
 
 def ranking(*tiers: int, ratings: tuple[float, ...] = ()) -> Ranking:
@@ -65,3 +66,41 @@ def test_thinning_keeps_the_order_and_both_ends(tiers: list[int], most: int) -> 
     assert part.tiers == dense(kept)
     assert {min(kept), max(kept)} == {min(row.tiers), max(row.tiers)}
     assert len(set(kept)) == min(most, len(set(tiers))), "as many tiers as fit"
+
+
+def rated(*ratings: float) -> Ranking:
+    return ranking(*(0 for _ in ratings), ratings=ratings)
+
+
+def test_a_scale_is_read_off_the_ratings_or_given() -> None:
+    rows = [rated(3.0), rated(1.0, 3.0), rated(2.5)]
+    assert rating_scale(rows, None, "k") == (1.0, 2.5, 3.0)
+    assert rating_scale(rows, [1.0, 2.0, 3.0, 4.0], "k") == (1.0, 2.0, 3.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "line"),
+    [
+        (
+            [rated(*range(25))], None,
+            "data of k: holds 25 different ratings from 0 to 24; give the levels that they are rounded to, "
+            "k=[..., ...]",
+        ),
+        (
+            [rated(1.0, 6.0)], [1.0, 3.0, 5.0],
+            "data of k: the rating 6 lies outside the scale 1 to 5; mend it, or widen k",
+        ),
+        (
+            [rated(2.0), rated(2.0)], None,
+            "data of k: has one level of ratings only; give answers that were rated differently",
+        ),
+        (
+            [rated(2.0), rated(2.25)], [1.0, 2.0, 3.0],
+            "data of k: has one level of ratings only; give answers that were rated differently",
+        ),
+    ],
+)  # fmt: skip
+def test_ratings_that_are_on_no_scale(rows: list[Ranking], given: list[float] | None, line: str) -> None:
+    with pytest.raises(DataError) as error:
+        rating_scale(rows, given, "k")
+    assert str(error.value) == line

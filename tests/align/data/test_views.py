@@ -55,6 +55,20 @@ def test_labelled_answers_serve_as_they_are_and_as_prompts() -> None:
     assert opening(LABELLED) == opening(RANKED)
 
 
+def test_a_row_of_ratings_ranks_only_where_they_differ() -> None:
+    left_out: Counter[str] = Counter()
+    single = Ranking("single", (Q,), ("a",), (0,), (3.0,))
+    alike = Ranking("alike", (Q,), ("a", "b"), (0, 0), (3.0, 3.0))
+    apart = Ranking("apart", (Q,), ("a", "b"), (0, 1), (3.0, 2.0))
+    assert view([single, alike, apart], "rankings", "s", left_out) == [apart]
+    assert left_out == {"single answers, which rank nothing": 1, "prompts whose answers are rated alike": 1}
+    labelled = view([single, alike, apart], "unpaired", "s", Counter())
+    assert [(row.id, row.desirable) for row in labelled] == [("apart/1", True), ("apart/2", False)]
+    assert view([single, alike, apart], "ratings", "s", Counter()) == [single, alike, apart]
+    with pytest.raises(DataError, match="row ranked: has an order but no ratings; give a number for each"):
+        view([apart, RANKED], "ratings", "s", Counter())
+
+
 @pytest.mark.parametrize(
     ("row", "expect", "what"),
     [
@@ -74,6 +88,7 @@ def test_labelled_answers_serve_as_they_are_and_as_prompts() -> None:
             "unpaired",
             "data s: holds conversations, not unpaired answers; name data of kind unpaired",
         ),
+        (TALK, "ratings", "data s: holds conversations, not ratings; name data of kind ratings"),
         (Prompt("p", (Q,)), "rankings", "data s: holds prompts, not rankings; name data of kind rankings"),
     ],
 )

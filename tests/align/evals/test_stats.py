@@ -9,7 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from align.errors import NumericsError
-from align.evals.stats import bootstrap_mean, paired_difference, wilson, win_rate
+from align.evals.stats import bootstrap_mean, paired_difference, spearman, wilson, win_rate
 
 
 def test_bootstrap_is_scipys_percentile_bootstrap() -> None:
@@ -87,6 +87,16 @@ def test_wilson_against_scipy(k: int, n: int, confidence: float) -> None:
     assert found.low == pytest.approx(expected.low, abs=1e-12)
     assert found.high == pytest.approx(expected.high, abs=1e-12)
     assert found.n == n
+
+
+def test_rank_correlation_against_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for levels in (2, 5, 1000):
+        a, b = rng.normal(size=60), rng.integers(levels, size=60).astype(float)
+        a += b / levels
+        assert spearman(a, b) == pytest.approx(scipy_stats.spearmanr(a, b).statistic, abs=1e-11)
+        assert spearman(b, -b) == pytest.approx(-1.0)
+    assert spearman([1.0, 1.0], [1.0, 2.0]) is None
 
 
 @pytest.mark.parametrize("x", [[], [1.0, math.nan], [math.inf, 1.0]])

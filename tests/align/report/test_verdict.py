@@ -191,6 +191,15 @@ def test_a_reward_model_stands_beside_its_baselines() -> None:
     assert cautions(run) == []
 
 
+def test_a_reward_model_from_ratings_is_told_beside_the_median_class() -> None:
+    rated = {"error": stat(0.54, 0.4, 0.7), "usual_error": stat(0.8, 0.7, 0.9), "spearman": 0.614}
+    (told,) = findings(run_of(stage("reward", {"quality": {"ratings": rated}})))
+    assert told.text == (
+        "the reward model puts held-out answers 0.54 [0.40, 0.70] classes of their scale off on average, "
+        "the median class 0.80 [0.70, 0.90]. Rank correlation 0.61."
+    )
+
+
 def test_a_reward_model_that_does_not_beat_a_baseline_is_said_so() -> None:
     summary = copy.deepcopy(REWARD)
     summary["quality"]["baselines"]["bag_of_words"] = stat(0.71, 0.6, 0.8)

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
 from align.data.types import Message, Ranking
-from align.reward.quality import report
+from align.reward.quality import rating_report, report
 
 ASKED = (Message("user", "tea?"),)
 
@@ -60,3 +61,21 @@ def test_calibration_is_that_of_the_reward_model() -> None:
 
 def test_nothing_held_out_gives_no_report() -> None:
     assert report(TRAIN, [], [], seed=0) == {}
+
+
+def test_ratings_by_hand() -> None:
+    scores = [np.array([-2.0, 0.5]), np.array([0.5]), np.array([3.0, -1.0, 0.0])]
+    classes = [[0, 2], [1], [2, 0, 1]]
+    found = rating_report(scores, classes, np.array([-0.5, 1.0]), usual=1, seed=0)
+    # Told: 0 1, 1, 2 0 1. A prompt's answers are 1/2, 0 and 0 off; always 1 is 1, 0 and 2/3 off.
+    assert found["error"]["mean"] == pytest.approx(1 / 6)
+    assert found["usual_error"]["mean"] == pytest.approx((1 + 0 + 2 / 3) / 3)
+    assert (found["error"]["n"], found["answers"]) == (3, 6)
+    # 12 pairs of different classes; the score 1/2 stands for a 2 and for a 1, so they tie.
+    assert found["order"] == pytest.approx((12 - 0.5) / 12)
+    assert found["spearman"] == pytest.approx(
+        scipy_stats.spearmanr([-2, 0.5, 0.5, 3, -1, 0], [0, 2, 1, 2, 0, 1]).statistic
+    )
+    assert rating_report([], [], np.array([0.0]), usual=0, seed=0) == {}
+    alike = rating_report([np.array([1.0, 2.0])], [[1, 1]], np.array([0.0]), usual=1, seed=0)
+    assert (alike["order"], alike["spearman"]) == (None, None)

@@ -61,9 +61,10 @@ def test_ratings_become_rankings_by_their_mean_lower_first(ratings: list[Path]) 
     rows, context = read("pyrit_ratings", "rankings", *ratings)
     # bad (1 + .5) / 2, fair (.25 + 0) / 2, good (0 + .125) / 2 over two files, so so .125: fair and so so tie
     assert rows == [
-        Ranking("c/1", (user("ask"),), ("bad", "fair", "good", "so so"), (2, 1, 0, 1), (-0.75, -0.125, -0.0625, -0.125), "c")
+        Ranking("c/1", (user("ask"),), ("bad", "fair", "good", "so so"), (2, 1, 0, 1), (-0.75, -0.125, -0.0625, -0.125), "c"),
+        Ranking("c/2", (user("other"),), ("safe",), (0,), (0.0,), "c"),
     ]  # fmt: skip
-    assert context.left_out == {"prompts whose answers are rated alike": 1}
+    assert not context.left_out, "a single answer ranks nothing, but is rated"
 
 
 def test_ratings_become_conversations_and_prompts(ratings: list[Path]) -> None:

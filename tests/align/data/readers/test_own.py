@@ -71,6 +71,14 @@ def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
             Ranking("rows/1", (USER,), ("a", "b", "c"), (1, 0, 1), (2.5, 9.0, 2.5), "rows"),
         ),
         (
+            {"prompt": "q", "answers": ["a", "b"], "ratings": [3, 3]},  # ranks nothing, but rates
+            Ranking("rows/1", (USER,), ("a", "b"), (0, 0), (3.0, 3.0), "rows"),
+        ),
+        (
+            {"prompt": "q", "answer": "a", "rating": 4},
+            Ranking("rows/1", (USER,), ("a",), (0,), (4.0,), "rows"),
+        ),
+        (
             {"id": "x", "prompt": [turn("user", "q"), turn("assistant", "a"), turn("user", "q")], "source": "web"},
             Prompt("rows/x", (USER, ASSISTANT, USER), "rows"),
         ),
