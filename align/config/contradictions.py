@@ -17,6 +17,7 @@ from align.config.stages import (
     EvaluateOptions,
     KtoOptions,
     PpoOptions,
+    ProcessRewardOptions,
     RewardOptions,
     StageOptions,
     SupervisedOptions,
@@ -57,14 +58,18 @@ def contradictions(
     for name, options in stages.items():
         key = f"stages.{name}"
         findings += _lengths(key, options, size)
+        if isinstance(options, RewardOptions | ProcessRewardOptions):
+            findings += _layers(key, options, adapter, size)
         if isinstance(options, RewardOptions):
-            findings += _reward(key, options, adapter, size)
+            findings += _not_read_by_reward(key, options)
+        if isinstance(options, ProcessRewardOptions):
+            findings += _process_reward(key, options)
         if isinstance(options, DpoOptions):
             findings += _dpo(key, options)
         if isinstance(options, KtoOptions):
             findings += _kto(key, options)
         if isinstance(options, PpoOptions):
-            findings += _ppo(key, options)
+            findings += _ppo(key, options, stages)
         if isinstance(options, EvaluateOptions):
             findings += _evaluate(key, options)
     return findings
@@ -109,13 +114,14 @@ def _lengths(key: str, options: StageOptions, size: Size) -> list[Finding]:
     ]
 
 
-def _reward(key: str, options: RewardOptions, adapter: BaseModel | None, size: Size) -> list[Finding]:
+def _layers(
+    key: str, options: RewardOptions | ProcessRewardOptions, adapter: BaseModel | None, size: Size
+) -> list[Finding]:
     findings: list[Finding] = []
     if options.layers is not None and size.layers is not None and options.layers > size.layers:
         what = f"{options.layers}, and the model has {size.layers} layers"
         findings.append(Finding(f"{key}.layers", what, f"try {key}.layers={size.layers}, or null for all"))
-    findings += _cut_above_adapter(key, options, adapter, size)
-    return findings + _not_read_by_reward(key, options)
+    return findings + _cut_above_adapter(key, options, adapter, size)
 
 
 def _not_read_by_reward(key: str, options: RewardOptions) -> list[Finding]:
@@ -141,7 +147,7 @@ def _not_read_by_reward(key: str, options: RewardOptions) -> list[Finding]:
 
 
 def _cut_above_adapter(
-    key: str, options: RewardOptions, adapter: BaseModel | None, size: Size
+    key: str, options: RewardOptions | ProcessRewardOptions, adapter: BaseModel | None, size: Size
 ) -> list[Finding]:
     """The adapter sits on the upper layers; a reward model cut below them would have nothing to train."""
     top = adapter.top_layers if isinstance(adapter, LoraAdapter) else None
@@ -161,6 +167,13 @@ def _cut_above_adapter(
             )
         ]
     return []
+
+
+def _process_reward(key: str, options: ProcessRewardOptions) -> list[Finding]:
+    if options.loss == "bce" or options.aggregate != "product":
+        return []
+    what = f"product multiplies probabilities, and {key}.loss=mse learns none"
+    return [Finding(f"{key}.aggregate", what, f"try {key}.aggregate=min, or {key}.loss=bce")]
 
 
 def _dpo(key: str, options: DpoOptions) -> list[Finding]:
@@ -242,8 +255,11 @@ def _kto(key: str, options: KtoOptions) -> list[Finding]:
     return [Finding(f"{key}.batch_size", what, f"try {key}.batch_size=16, or {key}.loss=apo_zero_unpaired")]
 
 
-def _ppo(key: str, options: PpoOptions) -> list[Finding]:
+def _ppo(key: str, options: PpoOptions, stages: Mapping[str, BaseModel]) -> list[Finding]:
     findings: list[Finding] = []
+    if options.critic_init == "reward" and isinstance(stages.get(options.reward), ProcessRewardOptions):
+        what = f"reward starts the critic from a head that scores the steps of {options.reward}"
+        findings.append(Finding(f"{key}.critic_init", what, f"try {key}.critic_init=fit"))
     if options.critic_warmup >= options.iterations:
         what = f"{options.critic_warmup} leaves the policy none of {key}.iterations={options.iterations}"
         findings.append(

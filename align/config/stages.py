@@ -141,6 +141,26 @@ class RewardOptions(SupervisedOptions):
         return scale
 
 
+class ProcessRewardOptions(SupervisedOptions):
+    """A reward model that scores each step of an answer."""
+
+    kind: Literal["process_reward"]
+    model: PolicyInput = Field("base", description="policy whose weights it starts from")
+    data: Data = Field(description="stepwise: answers in steps, each with a label")
+    lr: float = Field(1e-4, gt=0, lt=1, description="peak learning rate")
+    head_lr: float | None = Field(None, gt=0, lt=1, description="of the score head; default: lr")
+    epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
+    batch_size: int = Field(8, ge=1, description="answers per step of the optimizer")
+    loss: Literal["bce", "mse"] = Field(
+        "bce", description="labels 0 to 1 as probabilities, or any numbers as they are"
+    )
+    step_separator: str = Field("\n", min_length=1, description="stands behind each step, the last one too")
+    aggregate: Literal["min", "last", "mean", "product"] = Field(
+        "min", description="of the steps' values, the score of an answer that later stages read"
+    )
+    layers: int | None = Field(None, ge=1, description="keep so many lower layers; default: all")
+
+
 LossName = Annotated[str, Field(json_schema_extra={"enum": list(LOSSES)})]
 Weight = Annotated[float, Field(gt=0)]
 
@@ -281,12 +301,19 @@ class EvaluateOptions(StageOptions):
 
 
 AnyStage = Annotated[
-    SftOptions | RewardOptions | DpoOptions | KtoOptions | PpoOptions | EvaluateOptions,
+    SftOptions
+    | RewardOptions
+    | ProcessRewardOptions
+    | DpoOptions
+    | KtoOptions
+    | PpoOptions
+    | EvaluateOptions,
     Field(discriminator="kind"),
 ]
 KINDS: dict[str, type[StageOptions]] = {
     "sft": SftOptions,
     "reward": RewardOptions,
+    "process_reward": ProcessRewardOptions,
     "dpo": DpoOptions,
     "kto": KtoOptions,
     "ppo": PpoOptions,
@@ -295,6 +322,7 @@ KINDS: dict[str, type[StageOptions]] = {
 OUTPUTS: dict[str, str] = {
     "sft": "policy",
     "reward": "reward",
+    "process_reward": "reward",
     "dpo": "policy",
     "kto": "policy",
     "ppo": "policy",

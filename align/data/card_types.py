@@ -45,7 +45,7 @@ class ShippedSource(Strict):
 
 
 Source = Annotated[PackageSource | FileSource | HubSource | ShippedSource, Field(discriminator="type")]
-Kind = Literal["conversations", "rankings", "unpaired", "prompts"]
+Kind = Literal["conversations", "rankings", "unpaired", "stepwise", "prompts"]
 
 
 class Split(Strict):

@@ -96,6 +96,19 @@ class ChatTemplate:
         """Tokens of an answer as they follow a prompt, EOS included."""
         return self._encode_turn(self._prompt, (PROBE[0], Message("assistant", text)))[1]
 
+    def encode_steps(self, steps: Sequence[str], separator: str) -> list[list[int]]:
+        """Tokens of each step of an answer with the separator behind it; EOS is not among them.
+
+        Step and separator are encoded apart, so that a step ends in the same tokens wherever it stands. The
+        first step opens an answer, so its leading spaces are those of the template.
+        """
+        first, *rest = steps
+        self._count([Message("assistant", step) for step in rest])
+        behind = self._encode(separator, "-")
+        found = [self.encode_answer(first.lstrip())[:-1]]
+        found += [self._encode(self._escape(step), separator) for step in rest]
+        return [[*ids, *behind] for ids in found]
+
     def encode_conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[float]]:
         """Tokens of a whole conversation with their loss weights. A single assistant turn is plain text.
 

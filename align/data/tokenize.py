@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from align.data.template import ChatTemplate
-from align.data.types import Conversation, Dataset, Labelled, Prompt, Ranking, Response, TokenRow
+from align.data.types import Conversation, Dataset, Labelled, Prompt, Ranking, Response, Stepwise, TokenRow
 from align.errors import DataError
 
 
@@ -127,6 +128,52 @@ def unpaired(
         asked = _cut_prompt(prompt, max_prompt, out)
         out.rows.append(TokenRow(row.id, asked, (answer,), desirable=row.desirable, source=row.source))
     return _finish(out, template.escaped - escaped, max_drop)
+
+
+def stepwise(
+    data: Dataset[Stepwise],
+    template: ChatTemplate,
+    separator: str,
+    *,
+    max_prompt: int,
+    max_answer: int,
+    max_drop: float,
+) -> Tokenised:
+    """Answers in steps: a long one loses its last steps, with their labels."""
+    out = _start(data.name, template, max_prompt)
+    escaped = template.escaped
+    for row in data:
+        prompt, steps = template.encode_prompt(row.prompt), template.encode_steps(row.steps, separator)
+        out.lengths.append(len(prompt) + sum(map(len, steps)) + 1)
+        out.cut["steps that hold the separator, where a sampled answer would be cut"] += sum(
+            separator in step.strip() for step in row.steps
+        )
+        kept = _fitting(steps, max_answer - 1)
+        if not kept:
+            out.dropped["have a first step longer than max_answer"] += 1
+            continue
+        out.cut[f"steps behind max_answer {max_answer}, left out"] += len(steps) - kept
+        answer = step_response(steps[:kept], template.eos_id)
+        row_of = TokenRow(row.id, _cut_prompt(prompt, max_prompt, out), (answer,), source=row.source)
+        out.rows.append(replace(row_of, step_labels=row.labels[:kept]))
+    return _finish(out, template.escaped - escaped, max_drop)
+
+
+def step_response(steps: Sequence[Sequence[int]], eos: int) -> Response:
+    """Steps and EOS as one response; scored is the token behind each step, as its state is that step's last.
+
+    Example:
+        >>> step_response([[5, 9], [6, 7, 9]], eos=2)
+        Response(ids=(5, 9, 6, 7, 9, 2), weights=(0.0, 0.0, 1.0, 0.0, 0.0, 1.0))
+    """
+    ids = [token for step in steps for token in step]
+    behind = set(accumulate(map(len, steps)))
+    return Response((*ids, eos), tuple(float(i in behind) for i in range(len(ids) + 1)))
+
+
+def _fitting(steps: Sequence[Sequence[int]], limit: int) -> int:
+    """How many of the first steps have together at most `limit` tokens."""
+    return sum(total <= limit for total in accumulate(map(len, steps)))
 
 
 def prompts(data: Dataset[Prompt], template: ChatTemplate, *, max_prompt: int, max_drop: float) -> Tokenised:

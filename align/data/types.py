@@ -71,7 +71,23 @@ class Labelled:
     source: str = ""
 
 
-Row = TypeVar("Row", Prompt, Conversation, Ranking, Labelled)
+@dataclass(frozen=True, slots=True)
+class Stepwise:
+    """An answer in steps, each of them judged.
+
+    Attributes:
+        steps: N texts.
+        labels: N numbers, higher is better; 1 and 0 for right and wrong.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    steps: tuple[str, ...]
+    labels: tuple[float, ...]
+    source: str = ""
+
+
+Row = TypeVar("Row", Prompt, Conversation, Ranking, Labelled, Stepwise)
 
 
 @dataclass(slots=True)
@@ -112,6 +128,7 @@ class TokenRow:
         ratings: K numbers, higher is better; may be empty.
         places: Of a ranking, which of the answers in the text row these are.
         desirable: What the one answer of an unpaired preference was called; None for all other rows.
+        step_labels: Of an answer in steps, one number for each scored token.
     """
 
     id: str
@@ -121,6 +138,7 @@ class TokenRow:
     ratings: tuple[float, ...] = ()
     places: tuple[int, ...] = ()
     desirable: bool | None = None
+    step_labels: tuple[float, ...] = ()
     source: str = ""
 
     @property

@@ -9,16 +9,17 @@ from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
-from align.data.types import Conversation, Labelled, Message, Prompt, Ranking
+from align.data.types import Conversation, Labelled, Message, Prompt, Ranking, Stepwise
 from align.errors import DataError
 
-Expect = Literal["conversations", "rankings", "ratings", "unpaired", "prompts"]
-Row = Conversation | Ranking | Labelled | Prompt
+Expect = Literal["conversations", "rankings", "ratings", "unpaired", "stepwise", "prompts"]
+Row = Conversation | Ranking | Labelled | Stepwise | Prompt
 WANTED: dict[Expect, type[Row]] = {
     "conversations": Conversation,
     "ratings": Ranking,
     "rankings": Ranking,
     "unpaired": Labelled,
+    "stepwise": Stepwise,
     "prompts": Prompt,
 }
 NAMES = {kind: name for name, kind in WANTED.items()}  # of the two names of a Ranking the later
@@ -149,7 +150,7 @@ def prompt_of(row: Row) -> tuple[Message, ...]:
     if isinstance(row, Conversation):
         last = max(i for i, message in enumerate(row.messages) if message.role == "assistant")
         return row.messages[:last]
-    return row.prompt if isinstance(row, Ranking | Labelled) else row.messages
+    return row.prompt if isinstance(row, Ranking | Labelled | Stepwise) else row.messages
 
 
 def once(rows: Sequence[Row]) -> tuple[list[Any], list[str]]:
@@ -180,7 +181,7 @@ def opening(row: Row) -> str:
 
     A conversation and the longer ones that grow out of it open alike, so they are held out together.
     """
-    messages = row.prompt if isinstance(row, Ranking | Labelled) else row.messages
+    messages = row.prompt if isinstance(row, Ranking | Labelled | Stepwise) else row.messages
     first = next((message for message in messages if message.role == "user"), messages[0])
     return " ".join(first.content.casefold().split())
 

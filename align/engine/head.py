@@ -66,8 +66,10 @@ class _TokenLogps(torch.autograd.Function):
         need_weight, need_bias = ctx.needs_input_grad[1], bias is not None and ctx.needs_input_grad[2]
         grad_weight = torch.zeros_like(weight) if need_weight else None
         grad_bias = torch.zeros_like(bias) if need_bias else None
-        buffer = _buffer(states, weight) if need_weight or need_bias else None
-        for start in range(0, 0 if buffer is None else len(targets), CHUNK):
+        if not (need_weight or need_bias):
+            return grad_states, None, None, None, None, None
+        buffer = _buffer(states, weight)
+        for start in range(0, len(targets), CHUNK):
             part = slice(start, start + CHUNK)
             factor = grad[part, None] * ctx.scale
             g = _logits(states[part], weight, bias, ctx.scale, buffer)

@@ -15,6 +15,7 @@ from align.artifacts.manifest import verify
 from align.errors import ConfigError, NumericsError, ResourceError
 from align.models import adapters
 from align.models.policy import load_checked
+from align.models.reward_model import STEPS, THRESHOLDS
 
 TOLERANCE = 1e-4  # of the largest logit: merging adds in another order
 PROBE = "The quick brown fox jumps over the lazy dog."
@@ -101,7 +102,7 @@ def _merge(folder: Path, to: Path, kind: str) -> None:
     merged: nn.Module = peft.merge_and_unload()
     merged.save_pretrained(to)  # type: ignore[operator]
     tokenizer.save_pretrained(to)
-    for name in ("generation_config.json", "thresholds.json"):
+    for name in ("generation_config.json", STEPS, THRESHOLDS):
         if (folder / name).exists():
             shutil.copy2(folder / name, to / name)
     again, _ = load_checked(auto, to)

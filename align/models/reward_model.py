@@ -1,11 +1,12 @@
-"""A reward model: a decoder with a one-number head, read at EOS."""
+"""A reward model: a decoder with a one-number head, read at EOS, or behind each step of an answer."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -22,9 +23,33 @@ from align.models import adapters
 from align.models.opened import OpenedModel
 from align.models.policy import load_checked, load_template
 
+STEPS, THRESHOLDS = "process.json", "thresholds.json"  # beside the model, where it scores steps or ratings
 
+
+@dataclass(frozen=True)
+class Steps:
+    """How a process reward model is read.
+
+    Attributes:
+        separator: Stands behind each step.
+        aggregate: Makes the score of an answer of its steps' values.
+        loss: It was trained with: `bce` makes a score the log-odds of a probability, `mse` the value itself.
+    """
+
+    separator: str
+    aggregate: Literal["min", "last", "mean", "product"]
+    loss: Literal["bce", "mse"]
+
+
+@dataclass
 class RewardModel(OpenedModel):
-    """Scores [S] at each sequence's last token."""
+    """Scores [S] at each sequence's last token.
+
+    Attributes:
+        steps: How it is read where it scores the steps of an answer; None where it scores the answer at EOS.
+    """
+
+    steps: Steps | None = None
 
     @property
     def head(self) -> nn.Module:
@@ -42,11 +67,18 @@ class RewardModel(OpenedModel):
         scores: Tensor = self.head(states(self.plain.base_model, batch).last)[:, 0].float()
         return scores
 
+    def step_scores(self, batch: TokenBatch) -> Tensor:
+        """[C] one number per scored token, read before it: of a step, at its last token."""
+        scores: Tensor = self.head(states(self.plain.base_model, batch).scored)[:, 0].float()
+        return scores
+
     def save(self, folder: Path) -> None:
         """Write the artifact's files and open them again to see that nothing is missing."""
         adapters.save(self.model, folder)
         self.plain.config.save_pretrained(folder)
         self.template.save(folder, pad_token_id=self.plain.config.pad_token_id)
+        if self.steps is not None:
+            (folder / STEPS).write_text(json.dumps(asdict(self.steps), indent=2) + "\n")
         adapters.verify_saved(folder, self.trainable())
 
 
@@ -101,7 +133,8 @@ def open_reward_model(source: Artifact, base: Path, template: str | None) -> Rew
         model, info = load_checked(AutoModelForSequenceClassification, folder)
         _refuse_missing(folder, info)
     model.requires_grad_(False).eval()
-    return RewardModel(model, tokens, base)
+    path = folder / STEPS
+    return RewardModel(model, tokens, base, Steps(**json.loads(path.read_text())) if path.exists() else None)
 
 
 def _classifier(folder: Path, pad_id: int, layers: int | None) -> PreTrainedModel:

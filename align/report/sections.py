@@ -26,7 +26,7 @@ TITLES = {
     "accuracy": "Accuracy on training rankings",
 }
 # The loss of a policy gradient says little: it comes to the front only where it is the objective itself.
-LOSS_KINDS = ("sft", "reward", "dpo", "kto")
+LOSS_KINDS = ("sft", "reward", "process_reward", "dpo", "kto")
 
 
 JUDGE = "second judge"

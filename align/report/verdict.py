@@ -100,8 +100,7 @@ def findings(run: RunFacts) -> list[Finding]:
             if not comparison.control:
                 found += _compared(comparison)
     for stage in run.stages:
-        told = {"reward": _rewarded, "sft": _tuned, "dpo": _preferred, "kto": _labelled}
-        found += told.get(stage.kind, _nothing)(stage)
+        found += TOLD.get(stage.kind, _nothing)(stage)
     return found
 
 
@@ -183,6 +182,19 @@ def _rewarded(stage: StageFacts) -> list[Finding]:
     return _ordered(stage) + _rated(stage)
 
 
+def _stepped(stage: StageFacts) -> list[Finding]:
+    found = table(table(stage.summary.get("quality")).get("steps"))
+    accuracy, usual = read_interval(found.get("accuracy")), read_interval(found.get("usual_accuracy"))
+    error, usual_error = read_interval(found.get("error")), read_interval(found.get("usual_error"))
+    if accuracy is not None and usual is not None:
+        text = f"judges {percent(accuracy)} of the steps of held-out answers as they were labelled"
+        return [Finding(f"{_called(stage)} {text}; the more frequent label is right in {percent(usual)}.")]
+    if error is not None and usual_error is not None:
+        text = f"is {spell(error)} off the labels of the steps of held-out answers on average"
+        return [Finding(f"{_called(stage)} {text}, the mean label {spell(usual_error)}.")]
+    return []
+
+
 def _rated(stage: StageFacts) -> list[Finding]:
     found = table(table(stage.summary.get("quality")).get("ratings"))
     error, usual = read_interval(found.get("error")), read_interval(found.get("usual_error"))
@@ -244,6 +256,15 @@ def _labelled(stage: StageFacts) -> list[Finding]:
     kl = finite(held_out.get("kl"))
     told = f"{text}, at a KL of {compact(kl)} nats." if kl is not None else f"{text}."
     return [Finding(told, "plain" if margin > 0 else "bad")]
+
+
+TOLD = {
+    "reward": _rewarded,
+    "process_reward": _stepped,
+    "sft": _tuned,
+    "dpo": _preferred,
+    "kto": _labelled,
+}
 
 
 def _compared_warnings(evaluation: StageFacts, c: Comparison) -> list[str]:

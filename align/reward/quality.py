@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -95,6 +95,52 @@ def rating_report(
         "order": _in_order(all_scores, all_classes),
         "spearman": spearman(all_scores, all_classes),
         "answers": len(all_scores),
+    }
+
+
+def step_report(
+    values: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    usual: float,
+    aggregate: Callable[[np.ndarray], float],
+    *,
+    probabilities: bool,
+    seed: int,
+) -> dict[str, Any]:
+    """How well a process reward model judges the steps of held-out answers, and the answers as a whole.
+
+    Args:
+        values: What the model says of each answer's steps.
+        labels: What people say of them.
+        usual: The label that is always guessed for comparison.
+        aggregate: Makes one number of an answer's steps.
+        probabilities: Values and labels are probabilities; else any numbers.
+        seed: Of the bootstrap.
+
+    Returns:
+        JSON-able: of steps on the right side of 1/2 `accuracy` and `usual_accuracy`, or of other numbers the
+        mean distances `error` and `usual_error` (means over an answer's steps, with intervals over answers);
+        `order` and `answers_order`, the shares of pairs of steps, and of answers by their aggregates, that
+        differ in their label and are in order, null where none differ; `steps`.
+    """
+    if not values:
+        return {}
+
+    def right(said: np.ndarray | float, told: np.ndarray) -> float:
+        return float(((np.asarray(said) > 0.5) == (told > 0.5)).mean())
+
+    def far(said: np.ndarray | float, told: np.ndarray) -> float:
+        return float(np.abs(said - told).mean())
+
+    measure, name = (right, "accuracy") if probabilities else (far, "error")
+    mine = [measure(v, y) for v, y in zip(values, labels, strict=True)]
+    answers, truth = (np.array([aggregate(x) for x in rows]) for rows in (values, labels))
+    return {
+        name: asdict(bootstrap_mean(mine, seed=seed)),
+        f"usual_{name}": asdict(bootstrap_mean([measure(usual, y) for y in labels], seed=seed)),
+        "order": _in_order(np.concatenate(list(values)), np.concatenate(list(labels))),
+        "answers_order": _in_order(answers, truth),
+        "steps": sum(map(len, labels)),
     }
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from align.data.types import Response, TokenRow
 from align.engine.batch import Budget, microbatches
 from align.models.reward_model import RewardModel
+from align.reward.steps import score_steps
 
 
 @torch.no_grad()
@@ -17,13 +18,16 @@ def score_rows(reward: RewardModel, rows: Sequence[TokenRow], budget: Budget) ->
     """Scores of each row's responses.
 
     Args:
-        reward: The reward model.
+        reward: The reward model. One that scores steps reads each response as text, cuts it at its separator
+            and aggregates the values of the steps.
         rows: Prompts with K responses, each ending in EOS.
         budget: Of one forward.
 
     Returns:
         For each row a tensor [K].
     """
+    if reward.steps is not None:
+        return score_steps(reward, reward.steps, rows, budget)
     found: list[Tensor] = [torch.empty(0)] * len(rows)
     for group, batch in microbatches(rows, budget):
         parts = reward.scores(batch).split([len(rows[i].responses) for i in group])

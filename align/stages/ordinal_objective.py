@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from align.config.stages import RewardOptions
 from align.data.rankings import level_of
 from align.data.types import TokenRow
+from align.models.reward_model import THRESHOLDS
 from align.objectives.ordinal import cumulative_link, marginal_thresholds, steps_of, thresholds_of
 from align.objectives.reduce import Loss
 from align.stages.rectangle import padded, rectangle
 from align.training.optim import Group
-
-FILE = "thresholds.json"
 
 
 @dataclass
@@ -80,4 +79,4 @@ class Ordinal:
     def save(self, folder: Path) -> None:
         """Write the scale and its thresholds beside the model."""
         found = {"scale": self.scale, "thresholds": self.thresholds.tolist()}
-        (folder / FILE).write_text(json.dumps(found, indent=2) + "\n")
+        (folder / THRESHOLDS).write_text(json.dumps(found, indent=2) + "\n")

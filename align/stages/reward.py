@@ -25,9 +25,8 @@ from align.reward.score import score_rows
 from align.stages.base import Stage, starting_point
 from align.stages.ordinal_objective import Ordinal
 from align.stages.rectangle import padded, rectangle
-from align.stages.supervised import fit
+from align.stages.supervised import body_and_head, fit
 from align.training import checks
-from align.training.optim import Group
 from align.training.supervised import steps
 
 
@@ -126,15 +125,12 @@ class Reward(Stage[RewardOptions]):
 
     def _fit(self, reward: RewardModel, rows: Sequence[TokenRow]) -> int:
         o, ordinal = self.ctx.options, self.ordinal
-        trainable = reward.trainable()
-        head = {n: p for n, p in trainable.items() if ".score." in f".{n}"}
-        body = {n: p for n, p in trainable.items() if n not in head}
 
         def objective(batch: TokenBatch, part: Sequence[TokenRow]) -> Loss:
             scores = reward.scores(batch)
             return ranking_loss(scores, part, o) if ordinal is None else ordinal.loss(scores, part)
 
-        groups = [Group("reward", body, o.lr), Group("head", head, o.head_lr or o.lr, clip_with="reward")]
+        groups = body_and_head(reward, o.lr, o.head_lr)
         if ordinal is not None:
             groups.append(ordinal.group(o))
         shown = {"loss": "loss", "accuracy": "accuracy", "class/error": "error"}

@@ -10,6 +10,7 @@ import torch
 from align.data.types import TokenRow
 from align.engine.batch import Budget, microbatches
 from align.models.opened import OpenedModel
+from align.models.reward_model import RewardModel
 from align.objectives.reduce import Loss, Metric, merge
 from align.stages.base import StageContext
 from align.training.loop import train
@@ -72,3 +73,11 @@ def measure(
             total += float(loss.total)
             parts.append(loss.metrics)
     return {"loss": total / len(rows), "n": len(rows), **merge(parts)}
+
+
+def body_and_head(reward: RewardModel, lr: float, head_lr: float | None) -> list[Group]:
+    """What learns in a reward model: the head at its own rate (default: `lr`), clipped with the rest."""
+    trainable = reward.trainable()
+    head = {n: p for n, p in trainable.items() if ".score." in f".{n}"}
+    body = {n: p for n, p in trainable.items() if n not in head}
+    return [Group("reward", body, lr), Group("head", head, head_lr or lr, clip_with="reward")]

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 from align.config.stages import Strict
 from align.data.records import Record, records
 from align.data.sources import Blob
-from align.data.types import Conversation, Labelled, Prompt, Ranking
+from align.data.types import Conversation, Labelled, Prompt, Ranking, Stepwise
 from align.errors import DataError, raise_all
 from align.registry import Registry
 
-Row = Conversation | Ranking | Labelled | Prompt
+Row = Conversation | Ranking | Labelled | Stepwise | Prompt
 Rows = Iterator[Row]
 T = TypeVar("T")
 SHOWN = 5  # errors of a file that are shown at once, rows that are named as examples
@@ -39,7 +39,7 @@ class Context:
 
     Attributes:
         name: Card or file stem; becomes the `source` of the rows and the head of their ids.
-        kind: conversations, rankings, unpaired or prompts.
+        kind: conversations, rankings, unpaired, stepwise or prompts.
         options: Of the reader.
         fields: Our name of a field -> the file's name.
         skip_bad: Leave rows with errors out, counted, instead of refusing.

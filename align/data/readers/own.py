@@ -9,6 +9,7 @@
 | unpaired | prompt, completion, label: true (desirable) or false |
 | rankings | prompt, answers, and one of tiers, ranks (0 or 1 is best), ratings (higher is better) |
 | rating | prompt, answer, rating (higher is better): one answer by itself |
+| stepwise | prompt, completions (the steps of one answer), labels (true or false, or a number, for each) |
 | prompts | prompt |
 
 `prompt` is text or a list of turns, and so is an unpaired `completion`, of one turn; `id` is optional
@@ -28,7 +29,7 @@ from align.data.rankings import dense
 from align.data.readers.base import Context, Row, Rows, reader
 from align.data.records import Record, said
 from align.data.sources import Blob
-from align.data.types import Conversation, Labelled, Message, Prompt, Ranking
+from align.data.types import Conversation, Labelled, Message, Prompt, Ranking, Stepwise
 from align.errors import DataError
 from align.registry import nearest
 
@@ -40,11 +41,14 @@ FORMS: dict[str, set[str]] = {
     "pairs": {"chosen", "rejected"},
     "rankings": {"prompt", "answers"},
     "rating": {"prompt", "answer", "rating"},
+    "stepwise": {"prompt", "completions", "labels"},
     "prompts": {"prompt"},
 }
 ORDERS = ("tiers", "ranks", "ratings")
 KNOWN = set.union(*FORMS.values()).union(ORDERS)
-Form = Literal["messages", "completion", "unpaired", "text", "pairs", "rankings", "rating", "prompts"]
+Form = Literal[
+    "messages", "completion", "unpaired", "text", "pairs", "rankings", "rating", "stepwise", "prompts"
+]
 LABELS = {"true": True, "1": True, "false": False, "0": False}  # in CSV every field is text
 
 
@@ -75,10 +79,11 @@ def form_of(record: Record) -> str:
         DataError: No form fits, several do, or a field is misspelt.
     """
     have = set(record.data)
-    # Alone, `answer` and `rating` are more likely the plural misspelt.
-    known = KNOWN if FORMS["rating"] <= have else KNOWN - {"answer", "rating"}
-    for name in sorted(have - known):
-        near = nearest(name, known - have)
+    # Alone, these are more likely another form's field misspelt, singular for plural or the other way round.
+    alone = {"rating": {"answer", "rating"}, "stepwise": {"completions", "labels"}}
+    known = KNOWN.difference(*(names for form, names in alone.items() if not FORMS[form] <= have))
+    for name in sorted(have - known, key=lambda name: (name in KNOWN, name)):
+        near = nearest(name, (known if name in KNOWN else KNOWN) - have)
         if near:
             raise DataError(record.where, f"unknown field {name!r}", f"did you mean {near!r}?")
     fits = [form for form, fields in FORMS.items() if fields <= have]
@@ -199,6 +204,23 @@ def _rating(record: Record, name: str, context: Context) -> Row:
     return Ranking(name, prompt, (text(record, "answer"),), (0,), (rating,), context.name)
 
 
+def _stepwise(record: Record, name: str, context: Context) -> Row:
+    prompt = messages(record, "prompt", record.data["prompt"], "user")
+    steps, labels = texts(record, "completions"), record.data["labels"]
+    if not steps:
+        raise wrong(record, "completions", "is empty", "give the steps of an answer")
+    if not isinstance(labels, list):
+        raise wrong(record, "labels", f"is {said(labels)}, not a list", "give true or false for each step")
+    if len(labels) != len(steps):
+        what = f"has {len(labels)} labels for {len(steps)} steps"
+        raise wrong(record, "labels", what, "give one label for each step")
+    numbers = [
+        float(label) if isinstance(label, bool) else number(record, f"labels[{i}]", label)
+        for i, label in enumerate(labels)
+    ]
+    return Stepwise(name, prompt, tuple(steps), tuple(numbers), context.name)
+
+
 def _order(record: Record, count: int) -> tuple[str, list[float]]:
     """Which of tiers, ranks and ratings a ranking has, and its numbers."""
     given = [field for field in ORDERS if field in record.data]
@@ -244,5 +266,6 @@ MAKERS: dict[str, Callable[[Record, str, Context], Row | None]] = {
     "pairs": _pair,
     "rankings": _ranking,
     "rating": _rating,
+    "stepwise": _stepwise,
     "prompts": _prompt,
 }

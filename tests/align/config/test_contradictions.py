@@ -15,6 +15,7 @@ from align.config.stages import (
     EvaluateOptions,
     KtoOptions,
     PpoOptions,
+    ProcessRewardOptions,
     RewardOptions,
     SftOptions,
     StageOptions,
@@ -124,6 +125,29 @@ def test_plackett_luce_has_no_label_smoothing() -> None:
 def test_what_ratings_read(given: dict[str, object], line: str | None) -> None:
     found = contradictions(HUB, NONE, {"s": reward(**{"loss": "ordinal", **given})})
     assert [f"{one.what}; {one.fix}".replace("stages.s", "@") for one in found] == ([line] if line else [])
+
+
+def process(**given: object) -> ProcessRewardOptions:
+    return ProcessRewardOptions.model_validate(
+        {"kind": "process_reward", "data": "r", "max_answer": 64, **given}
+    )
+
+
+def test_what_a_process_reward_model_can_be_read_as() -> None:
+    assert keys(HUB, NONE, process(aggregate="product")) == []
+    assert keys(HUB, NONE, process(aggregate="mean", loss="mse")) == []
+    assert keys(HUB, NONE, process(aggregate="product", loss="mse")) == ["stages.s.aggregate"]
+    assert keys(TINY, NONE, process(layers=3)) == ["stages.s.layers"]
+
+
+def test_a_critic_does_not_start_from_a_head_for_steps() -> None:
+    for kind, start, wrong in (
+        (process(), "reward", ["stages.p.critic_init"]),
+        (process(), "fit", []),
+        (reward(), "reward", []),
+    ):
+        found = contradictions(HUB, NONE, {"r": kind, "p": ppo(critic_init=start)})
+        assert [finding.key for finding in found] == wrong
 
 
 def test_the_levels_of_a_scale_rise() -> None:

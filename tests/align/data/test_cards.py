@@ -148,7 +148,7 @@ def test_a_file_needs_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (("kind:", "knd:"), "knd: no such key; did you mean 'kind'?"),
         (
             ("kind: rankings", "kind: pairs"),
-            "kind: input should be 'conversations', 'rankings', 'unpaired' or 'prompts'",
+            "kind: input should be 'conversations', 'rankings', 'unpaired', 'stepwise' or 'prompts'",
         ),
         (
             ("reader: own", "reader: own\noptions: {frm: pairs}"),

@@ -9,7 +9,17 @@ import pytest
 
 from align.data import tokenize
 from align.data.template import ChatTemplate
-from align.data.types import Conversation, Dataset, Labelled, Message, Prompt, Ranking, Response, TokenRow
+from align.data.types import (
+    Conversation,
+    Dataset,
+    Labelled,
+    Message,
+    Prompt,
+    Ranking,
+    Response,
+    Stepwise,
+    TokenRow,
+)
 from align.errors import DataError
 from align.models.tiny import build_tokenizer
 
@@ -31,6 +41,10 @@ class Letters:
     def encode_answer(self, text: str) -> list[int]:
         """Letters, EOS."""
         return [*map(ord, text), EOS]
+
+    def encode_steps(self, steps: Sequence[str], separator: str) -> list[list[int]]:
+        """Letters, separator."""
+        return [[*map(ord, step + separator)] for step in steps]
 
     def encode_conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[float]]:
         """Prompt and answer."""
@@ -92,6 +106,26 @@ def test_a_labelled_answer_keeps_its_label() -> None:
         TokenRow("b", prompt, (Response(may, (1.0, 1.0, 1.0, 0.0)),), desirable=True),
     ]
     assert out.cut["answers cut to max_answer 4; EOS is put back but not trained"] == 1
+
+
+def test_steps_are_scored_at_their_separator() -> None:
+    rows = [
+        Stepwise("a", ask("hi"), ("no", "y"), (0.0, 1.0), "s"),
+        Stepwise("long", ask("hi"), ("yes", "n;o", "x"), (1.0, 0.5, 0.0)),
+        Stepwise("longer", ask("hi"), ("much too long", "x"), (1.0, 0.0)),
+    ]
+    out = tokenize.stepwise(Dataset("d", rows), LETTERS, ";", max_prompt=9, max_answer=9, max_drop=0.4)
+    first, cut = out.rows
+    assert first.responses[0].ids == (*map(ord, "no;y;"), EOS)
+    # The state before the token with a weight is read: that of the separator.
+    assert first.responses[0].weights == (0, 0, 0, 1, 0, 1)
+    assert (first.step_labels, first.source) == ((0.0, 1.0), "s")
+    assert cut.responses[0].ids == (*map(ord, "yes;n;o;"), EOS)
+    assert cut.responses[0].weights == (0, 0, 0, 0, 1, 0, 0, 0, 1)
+    assert cut.step_labels == (1.0, 0.5)
+    assert out.cut["steps behind max_answer 9, left out"] == 1
+    assert out.cut["steps that hold the separator, where a sampled answer would be cut"] == 1
+    assert out.dropped == {"have a first step longer than max_answer": 1}
 
 
 def test_answers_that_became_equal_are_left_out_with_their_order() -> None:

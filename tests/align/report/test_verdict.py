@@ -200,6 +200,15 @@ def test_a_reward_model_from_ratings_is_told_beside_the_median_class() -> None:
     )
 
 
+def test_a_process_reward_model_is_told_beside_always_saying_the_same() -> None:
+    steps = {"accuracy": stat(0.8, 0.71, 0.88), "usual_accuracy": stat(0.6, 0.5, 0.7)}
+    (told,) = findings(run_of(stage("process_reward", {"quality": {"steps": steps}})))
+    assert told.text == (
+        "the reward model process_reward judges 80.0 % [71.0, 88.0] of the steps of held-out answers as they "
+        "were labelled; the more frequent label is right in 60.0 % [50.0, 70.0]."
+    )
+
+
 def test_a_reward_model_that_does_not_beat_a_baseline_is_said_so() -> None:
     summary = copy.deepcopy(REWARD)
     summary["quality"]["baselines"]["bag_of_words"] = stat(0.71, 0.6, 0.8)

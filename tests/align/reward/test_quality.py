@@ -9,7 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from align.data.types import Message, Ranking
-from align.reward.quality import rating_report, report
+from align.reward.quality import rating_report, report, step_report
 
 ASKED = (Message("user", "tea?"),)
 
@@ -79,3 +79,19 @@ def test_ratings_by_hand() -> None:
     assert rating_report([], [], np.array([0.0]), usual=0, seed=0) == {}
     alike = rating_report([np.array([1.0, 2.0])], [[1, 1]], np.array([0.0]), usual=1, seed=0)
     assert (alike["order"], alike["spearman"]) == (None, None)
+
+
+def test_steps_by_hand() -> None:
+    values = [np.array([0.9, 0.4]), np.array([0.6]), np.array([0.8, 0.7, 0.2])]
+    labels = [np.array([1.0, 0.0]), np.array([1.0]), np.array([1.0, 0.0, 1.0])]
+    found = step_report(values, labels, 1.0, min, probabilities=True, seed=0)
+    assert found["accuracy"]["mean"] == pytest.approx((1 + 1 + 1 / 3) / 3)
+    assert found["usual_accuracy"]["mean"] == pytest.approx((1 / 2 + 1 + 2 / 3) / 3)
+    # Right: .9 .6 .8 .2; wrong: .4 .7. Of eight pairs .6 < .7, .2 < .4 and .2 < .7 are out of order.
+    assert found["order"] == pytest.approx(5 / 8)
+    # By their worst step .4 and .2 against .6, of which only the second answer is right throughout.
+    assert (found["answers_order"], found["steps"]) == (1.0, 6)
+    far = step_report(values, labels, 0.5, max, probabilities=False, seed=0)
+    assert far["error"]["mean"] == pytest.approx((0.25 + 0.4 + (0.2 + 0.7 + 0.8) / 3) / 3)
+    assert far["usual_error"]["mean"] == pytest.approx(0.5)
+    assert far["answers_order"] is None, "the best step of each answer is right"

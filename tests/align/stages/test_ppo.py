@@ -60,7 +60,7 @@ class Scripted(PpoTask):
             logps=lambda b, t: (torch.full((len(b.targets),), LOGP), None),
             ref_logps=lambda b, t: torch.full((len(b.targets),), LOGP - self.drift[len(self.seeds) - 1]),
         )
-        reward = SimpleNamespace(scores=lambda b: (b.spans[:, 3] - b.spans[:, 2]).float())
+        reward = SimpleNamespace(scores=lambda b: (b.spans[:, 3] - b.spans[:, 2]).float(), steps=None)
         critic = SimpleNamespace(
             trainable=dict, mean=0.0, std=1.0, values=lambda b: torch.zeros(len(b.targets))
         )

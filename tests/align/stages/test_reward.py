@@ -82,6 +82,7 @@ def test_it_is_measured_on_held_out_rankings_with_the_answers_it_scored(
 
     model = SimpleNamespace(
         scores=scores,
+        steps=None,
         save=lambda out: None,
         sizes=lambda: {"parameters": 7},
         budget=lambda tokens: Budget(16),

@@ -12,7 +12,7 @@ import pytest
 from align.data.readers import READERS, Context
 from align.data.readers.own import OwnOptions
 from align.data.sources import local
-from align.data.types import Conversation, Labelled, Message, Prompt, Ranking
+from align.data.types import Conversation, Labelled, Message, Prompt, Ranking, Stepwise
 from align.errors import DataError
 
 USER, ASSISTANT = Message("user", "q"), Message("assistant", "a")
@@ -73,6 +73,10 @@ def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
         (
             {"prompt": "q", "answers": ["a", "b"], "ratings": [3, 3]},  # ranks nothing, but rates
             Ranking("rows/1", (USER,), ("a", "b"), (0, 0), (3.0, 3.0), "rows"),
+        ),
+        (
+            {"prompt": "q", "completions": ["a", "b", "c"], "labels": [True, 0.5, False]},
+            Stepwise("rows/1", (USER,), ("a", "b", "c"), (1.0, 0.5, 0.0), "rows"),
         ),
         (
             {"prompt": "q", "answer": "a", "rating": 4},
@@ -154,3 +158,36 @@ def test_two_files_of_one_source_number_their_rows_apart(tmp_path: Path) -> None
     files = [local(tmp_path / f"{name}.jsonl") for name in "ab"]
     rows = READERS.get("own").read(files, Context("rows", "conversations", OwnOptions()))
     assert [row.id for row in rows] == ["rows/1", "rows/2.1"]
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        (
+            {"prompt": "q", "completions": ["a", "b"], "labels": [True]},
+            "field 'labels' has 1 labels for 2 steps; give one label for each step",
+        ),
+        (
+            {"prompt": "q", "completions": ["a"], "labels": ["yes"]},
+            "field 'labels[0]' is text, not a number; give a number",
+        ),
+        (
+            {"prompt": "q", "completions": ["a"], "labels": True},
+            "field 'labels' is true or false, not a list; give true or false for each step",
+        ),
+        (
+            {"prompt": "q", "completions": [], "labels": []},
+            "field 'completions' is empty; give the steps of an answer",
+        ),
+        (
+            {"prompt": "q", "completions": ["a"], "lables": [True]},
+            "unknown field 'lables'; did you mean 'labels'?",
+        ),
+        ({"prompt": "q", "completions": ["a"]}, "unknown field 'completions'; did you mean 'completion'?"),
+        ({"prompt": "q", "answer": "a", "ratings": 3}, "unknown field 'answer'; did you mean 'answers'?"),
+    ],
+)
+def test_bad_steps_and_ratings(row: dict[str, Any], line: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        read(tmp_path, row)
+    assert str(error.value).split(": ", 1)[1] == line
