@@ -17,6 +17,7 @@ from align.config.stages import (
     EvaluateOptions,
     PpoOptions,
     RewardOptions,
+    SftOptions,
     StageOptions,
     SupervisedOptions,
 )
@@ -56,6 +57,8 @@ def contradictions(
     for name, options in stages.items():
         key = f"stages.{name}"
         findings += _lengths(key, options, size)
+        if isinstance(options, SftOptions):
+            findings += _sft(key, options)
         if isinstance(options, RewardOptions):
             findings += _reward(key, options, adapter, size)
         if isinstance(options, DpoOptions):
@@ -104,6 +107,13 @@ def _lengths(key: str, options: StageOptions, size: Size) -> list[Finding]:
     return [
         Finding(f"{key}.max_prompt", what, f"try {key}.max_prompt={half} {key}.{other}={size.context - half}")
     ]
+
+
+def _sft(key: str, options: SftOptions) -> list[Finding]:
+    if options.loss == "nll" or options.label_smoothing == 0:
+        return []
+    what = f"{options.label_smoothing:g} is not read by {key}.loss={options.loss}"
+    return [Finding(f"{key}.label_smoothing", what, f"try {key}.label_smoothing=0, or {key}.loss=nll")]
 
 
 def _reward(key: str, options: RewardOptions, adapter: BaseModel | None, size: Size) -> list[Finding]:

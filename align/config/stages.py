@@ -90,15 +90,29 @@ class SupervisedOptions(TrainingOptions):
     )
 
 
+TrainOn = Literal["assistant", "last", "all"]
+
+
 class SftOptions(SupervisedOptions):
     """Supervised fine-tuning on assistant turns (likelihood)."""
 
     kind: Literal["sft"]
     model: PolicyInput = Field("base", description="policy to start from")
-    data: Data = Field(description="conversations")
+    data: Data = Field(description="conversations, or plain texts")
     lr: float = Field(2e-4, gt=0, lt=1, description="peak learning rate")
     epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
-    batch_size: int = Field(8, ge=1, description="conversations per step")
+    batch_size: int = Field(8, ge=1, description="conversations, or windows of plain text, per step")
+    train_on: TrainOn = Field("assistant", description="the assistant's turns, its last one, or every token")
+    loss: Literal["nll", "dft"] = Field("nll", description="dft weighs a token by its own probability")
+    normalise: Literal["token", "sequence"] = Field(
+        "token", description="mean over the step's tokens, or over its sequences of their means"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="part of the target spread over the vocabulary, nll only"
+    )
+    neftune_alpha: float = Field(
+        0.0, ge=0, description="noise on embeddings in training, 5 to 15 in the paper; 0 is off"
+    )
 
 
 class RewardOptions(SupervisedOptions):

@@ -29,11 +29,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns to imitate; every assistant turn with a weight above 0 is trained on."""
+    """Turns to imitate; every assistant turn with a weight above 0 is trained on.
+
+    A single assistant turn is plain text, which answers nothing. `weight` scales the loss of the whole row.
+    """
 
     id: str
     messages: tuple[Message, ...]
     source: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,8 @@ class TokenRow:
         tiers: K integers, 0 is best; empty where the row is no ranking.
         ratings: K numbers, higher is better; may be empty.
         places: Of a ranking, which of the answers in the text row these are.
+        weight: Of the row's loss among others.
+        ends: Whether its responses end in EOS; a window of a longer text may not.
     """
 
     id: str
@@ -109,6 +115,8 @@ class TokenRow:
     ratings: tuple[float, ...] = ()
     places: tuple[int, ...] = ()
     source: str = ""
+    weight: float = 1.0
+    ends: bool = True
 
     @property
     def unique(self) -> int:

@@ -30,7 +30,7 @@ from align.data.template import ChatTemplate
 from align.engine import paths
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
-from align.engine.head import token_logps
+from align.engine.head import mean_logps, token_logps
 from align.errors import ConfigError, IntegrityError, NumericsError
 from align.models import adapters
 from align.models.opened import OpenedModel
@@ -54,6 +54,12 @@ class Policy(OpenedModel):
     def logps(self, batch: TokenBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs [C] of the scored tokens (differentiable) and entropies [C]."""
         return model_logps(self.plain, batch, temperature)
+
+    def logps_and_means(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Log-probs [C] of the scored tokens, and their mean [C] over the vocabulary; both differentiable."""
+        hidden, head = states(self.plain.base_model, batch).scored, self.plain.get_output_embeddings()
+        logps = token_logps(hidden, head, batch.targets)[0]
+        return logps, mean_logps(hidden, head, batch.targets, logps)
 
     @torch.no_grad()
     def ref_logps(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:

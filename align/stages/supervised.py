@@ -23,6 +23,7 @@ def fit(
     count: Callable[[Sequence[TokenRow]], float],
     shown: Mapping[str, str],
     budget: Budget | None = None,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> int:
     """Train the model, resuming where a state was saved; it is in eval mode before and after.
 
@@ -35,13 +36,16 @@ def fit(
         count: What a step's summed loss is divided by, over all its rows.
         shown: Metric -> its short name on the progress line.
         budget: Of a micro-batch; default: that of the options.
+        on_step: Told each step before its micro-batches.
 
     Returns:
         The number of steps.
     """
     o = ctx.options
     budget = budget or opened.budget(o.tokens_per_microbatch)
-    task = SupervisedTask(groups, rows, o.epochs, o.batch_size, budget, ctx.seed, objective, count, shown)
+    task = SupervisedTask(
+        groups, rows, o.epochs, o.batch_size, budget, ctx.seed, objective, count, shown, on_step
+    )
     opened.model.train()
     train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=o.checkpoint_every)
     opened.model.eval()

@@ -31,6 +31,7 @@ class SupervisedTask:
         objective: Sum of the loss over a micro-batch.
         count: What a step's summed loss is divided by, over all its rows.
         shown: Metric -> its short name on the progress line.
+        on_step: Told each step before its micro-batches, for an objective that depends on it.
     """
 
     groups: list[Group]
@@ -42,6 +43,7 @@ class SupervisedTask:
     objective: Objective
     count: Callable[[Sequence[TokenRow]], float]
     shown: Mapping[str, str]
+    on_step: Callable[[int], None] = lambda step: None
 
     @property
     def total(self) -> int:
@@ -50,6 +52,7 @@ class SupervisedTask:
 
     def micros(self, step: int) -> tuple[Iterable[Micro], float]:
         """The step's rows, cut by the token budget."""
+        self.on_step(step)
         per_epoch = math.ceil(len(self.rows) / self.batch_size)
         epoch, place = divmod(step, per_epoch)
         order = epoch_order(self.seed, epoch, len(self.rows))

@@ -186,3 +186,11 @@ def test_size_of_a_local_folder(tmp_path: Path) -> None:
     assert size_of(model) == Size(layers=5, context=512)
     (tmp_path / "config.json").write_text("[")
     assert size_of(model) == Size()
+
+
+def test_dft_spreads_no_target() -> None:
+    sft = {"kind": "sft", "data": "t", "max_answer": 64}
+    assert keys(HUB, NONE, SftOptions.model_validate({**sft, "label_smoothing": 0.1})) == []
+    wrong = SftOptions.model_validate({**sft, "label_smoothing": 0.1, "loss": "dft"})
+    assert keys(HUB, NONE, wrong) == ["stages.s.label_smoothing"]
+    assert keys(HUB, NONE, wrong.model_copy(update={"label_smoothing": 0.0})) == []
