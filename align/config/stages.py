@@ -68,7 +68,10 @@ class TrainingOptions(StageOptions):
     lr: float = Field(gt=0, lt=1, description="peak learning rate")
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="after the warm-up, to 0")
     warmup: float = Field(0.05, ge=0, lt=1, description="part of all steps")
-    weight_decay: float = Field(0.0, ge=0, lt=1, description="of AdamW")
+    optimizer: Literal["adamw", "muon", "adamw_8bit"] = Field(
+        "adamw", description="muon: for hidden matrices, the rest by AdamW; adamw_8bit: needs bitsandbytes"
+    )
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="of matrices, apart from the gradient")
     max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to it")
     tokens_per_microbatch: Tokens = Field(
         "auto", description="tokens of one forward; cuts batches, changes no result"

@@ -104,7 +104,7 @@ def train(
         NumericsError: A loss or a gradient is not finite; no step was taken with it.
     """
     parameters = {f"{g.name}/{name}": p for g in task.groups for name, p in g.parameters.items()}
-    optimizer = optim.adamw(task.groups, options.weight_decay)
+    optimizer = optim.build(options.optimizer, task.groups, options.weight_decay)
     seed_all(seed)
     start = _resume(task, parameters, optimizer, work, progress)
     saved, unsaid = start, 0

@@ -280,3 +280,18 @@ def test_a_stage_on_another_base_model_is_new_not_changed(make_recipe: Any, stor
     other = build(make_recipe(top={"model": {"kind": "tiny", "seed": 1}}), store)
     assert set(statuses(other).values()) == {"new"}
     assert [row.seconds for row in other.rows] == [None] * 4, "the time of another model says nothing"
+
+
+def test_a_package_that_an_option_needs_is_missing(
+    make_recipe: Any, store: Store, monkeypatch: pytest.MonkeyPatch, fake_stage: Any
+) -> None:
+    monkeypatch.setattr(plans, "EXTRA", "not_installed_anywhere")
+    build(make_recipe(), store)
+    with pytest.raises(ConfigError) as caught:
+        build(make_recipe(sft={"optimizer": "adamw_8bit"}), store)
+    assert str(caught.value) == (
+        "stages.sft.optimizer: adamw_8bit needs not_installed_anywhere, which is not installed; "
+        "pip install 'align[not_installed_anywhere]', or try stages.sft.optimizer=adamw"
+    )
+    monkeypatch.setattr(plans, "EXTRA", "json")
+    build(make_recipe(sft={"optimizer": "adamw_8bit"}), store)
