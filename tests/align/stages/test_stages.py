@@ -77,7 +77,7 @@ def test_sft_learns_to_imitate(tmp_path: Path, adapter: str) -> None:
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_sft_learns_with_muon(tmp_path: Path, adapter: str) -> None:
-    sft = {**SFT, "epochs": 4, "lr": 5e-3, "optimizer": "muon"}
+    sft = {**SFT, "epochs": 4, "lr": 2e-2, "optimizer": "muon"}
     got = summary(run(tmp_path, {"sft": sft}, f"adapter={adapter}")["sft"])
     assert got["after"]["nll"] < got["before"]["nll"] - 0.05
 
