@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hub_logging
 
 from align.artifacts.store import Artifact
-from align.config.schema import AnyAdapter, LoraAdapter
+from align.config.schema import AnyAdapter, Dtype, LoraAdapter
 from align.data.template import ChatTemplate
 from align.engine import paths
 from align.engine.batch import TokenBatch
@@ -98,7 +98,12 @@ def model_logps(model: PreTrainedModel, batch: TokenBatch, temperature: float = 
 
 
 def open_policy(
-    source: Artifact | Path, base: Path, template: str | None, adapter: AnyAdapter | None, seed: int = 0
+    source: Artifact | Path,
+    base: Path,
+    template: str | None,
+    adapter: AnyAdapter | None,
+    seed: int = 0,
+    dtype: Dtype = "float32",
 ) -> Policy:
     """Load a policy.
 
@@ -108,10 +113,11 @@ def open_policy(
         template: Name of the chat template; None takes the tokenizer's own.
         adapter: What to train; None loads for reading only.
         seed: Of a new adapter's random half.
+        dtype: That it computes in; adapters are float32 whatever it is.
     """
     folder = source if isinstance(source, Path) else source.path
     with_adapter = (folder / "adapter_config.json").exists()
-    plain = load_causal(base if with_adapter else folder)
+    plain = load_causal(base if with_adapter else folder, dtype)
     model: nn.Module = plain
     if with_adapter:
         model = adapters.load(plain, folder, trainable=adapter is not None)
@@ -140,15 +146,15 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def load_causal(folder: Path) -> PreTrainedModel:
-    """A causal model in fp32 whose every weight was in the file and is finite.
+def load_causal(folder: Path, dtype: Dtype = "float32") -> PreTrainedModel:
+    """A causal model whose every weight was in the file and is finite.
 
     Raises:
         IntegrityError: Weights that the file does not hold, or holds and the model does not know.
         NumericsError: Weights that are not finite.
         ConfigError: A family whose logits need more than the output projection.
     """
-    model, info = load_checked(AutoModelForCausalLM, folder)
+    model, info = load_checked(AutoModelForCausalLM, folder, dtype)
     for problem, keys in (
         ("missing or of the wrong shape", [*info["missing_keys"], *info["mismatched_keys"]]),
         ("in the file that the model of config.json has no place for", info["unexpected_keys"]),
@@ -165,13 +171,15 @@ def load_causal(folder: Path) -> PreTrainedModel:
     return model
 
 
-def load_checked(auto: Any, folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+def load_checked(
+    auto: Any, folder: Path, dtype: Dtype = "float32", **kwargs: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """`from_pretrained` with safetensors only, no foreign code, and every weight finite."""
     quiet()
     try:
         model, info = auto.from_pretrained(
             folder,
-            dtype=torch.float32,
+            dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from align.artifacts.store import Artifact
-from align.config.schema import AnyAdapter, LoraAdapter
+from align.config.schema import AnyAdapter, Dtype, LoraAdapter
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
 from align.errors import ConfigError, IntegrityError
@@ -39,8 +39,12 @@ class RewardModel(OpenedModel):
 
     def scores(self, batch: TokenBatch) -> Tensor:
         """[S] one number per sequence, read at its last token (EOS)."""
-        scores: Tensor = self.head(states(self.plain.base_model, batch).last)[:, 0].float()
-        return scores
+        return self.read(states(self.plain.base_model, batch).last)
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """[N] what the head says to hidden states [N, D], in float32."""
+        scores: Tensor = self.head(hidden.to(next(self.head.parameters()).dtype))[:, 0]
+        return scores.float()
 
     def save(self, folder: Path) -> None:
         """Write the artifact's files and open them again to see that nothing is missing."""
@@ -58,6 +62,7 @@ def new_reward_model(
     *,
     layers: int | None,
     seed: int,
+    dtype: Dtype = "float32",
 ) -> RewardModel:
     """A reward model that starts from a policy's weights, with a fresh head.
 
@@ -70,11 +75,14 @@ def new_reward_model(
         adapter: What to train. A policy that is an adapter is continued with its own settings.
         layers: Keep so many lower layers; None keeps all.
         seed: Of the head and of a new adapter.
+        dtype: That it computes in; adapters and the head beside them are float32 whatever it is.
     """
     folder = source if isinstance(source, Path) else source.path
     tokens = load_template(base, template)
     with_adapter = (folder / "adapter_config.json").exists()
-    plain = _classifier(base if with_adapter else folder, tokens.pad_id, layers)
+    plain = _classifier(base if with_adapter else folder, tokens.pad_id, layers, dtype)
+    if with_adapter or isinstance(adapter, LoraAdapter):
+        plain.score.float()
     _init_head(plain.score, seed)  # type: ignore[arg-type]
     model: nn.Module = plain
     if with_adapter:
@@ -85,7 +93,9 @@ def new_reward_model(
     return RewardModel(model, tokens, base)
 
 
-def open_reward_model(source: Artifact, base: Path, template: str | None) -> RewardModel:
+def open_reward_model(
+    source: Artifact, base: Path, template: str | None, dtype: Dtype = "float32"
+) -> RewardModel:
     """A trained reward model for reading.
 
     Raises:
@@ -95,16 +105,17 @@ def open_reward_model(source: Artifact, base: Path, template: str | None) -> Rew
     tokens = load_template(base, template)
     if (folder / "adapter_config.json").exists():
         config = AutoConfig.from_pretrained(folder)
-        plain = _classifier(base, config.pad_token_id, config.num_hidden_layers)
+        plain = _classifier(base, config.pad_token_id, config.num_hidden_layers, dtype)
+        plain.score.float()
         model: nn.Module = adapters.load(plain, folder, trainable=False)
     else:
-        model, info = load_checked(AutoModelForSequenceClassification, folder)
+        model, info = load_checked(AutoModelForSequenceClassification, folder, dtype)
         _refuse_missing(folder, info)
     model.requires_grad_(False).eval()
     return RewardModel(model, tokens, base)
 
 
-def _classifier(folder: Path, pad_id: int, layers: int | None) -> PreTrainedModel:
+def _classifier(folder: Path, pad_id: int, layers: int | None, dtype: Dtype) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(folder)
     if layers is not None and layers > config.num_hidden_layers:
         raise ConfigError("layers", f"{layers} is above the model's {config.num_hidden_layers}", "lower it")
@@ -113,7 +124,7 @@ def _classifier(folder: Path, pad_id: int, layers: int | None) -> PreTrainedMode
     config.num_hidden_layers = layers or config.num_hidden_layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: config.num_hidden_layers]
-    model, info = load_checked(AutoModelForSequenceClassification, folder, config=config)
+    model, info = load_checked(AutoModelForSequenceClassification, folder, dtype, config=config)
     _refuse_missing(folder, info, head=False)
     return model
 

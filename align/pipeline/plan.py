@@ -20,7 +20,7 @@ from align.config.graph import inputs_of, order
 from align.config.schema import ALL_LINEAR, LoraAdapter, PathModel, Recipe
 from align.config.stages import OUTPUTS, StageOptions, TrainingOptions
 from align.errors import AlignError, ConfigError, Problems, raise_all
-from align.models import sources
+from align.models import precision, sources
 from align.pipeline import changes
 from align.pipeline.ingredients import ingredients, key_of, seed_of
 from align.pipeline.leaks import leaks
@@ -232,6 +232,7 @@ def _prepare(plan: Plan, errors: list[AlignError], say: Say) -> None:
             raise_all(leaks(plan.recipe))
     if base is None:
         return
+    plan.notes += filter(None, [precision.told(plan.recipe.hardware.dtype)])
     with _collected(errors):
         _refuse_misfits(plan.recipe, base)
     for row in plan.rows:
@@ -277,6 +278,7 @@ def _context(plan: Plan, row: Row, base: Path) -> StageContext[Any]:
         work=work_of(plan, row),
         reporter=Notes(row.name, plan.notes),
         stop=lambda: False,
+        dtype=precision.resolve(plan.recipe.hardware.dtype),
     )
 
 

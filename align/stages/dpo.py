@@ -67,7 +67,8 @@ class Dpo(Stage[DpoOptions]):
         rows, held_out = self.tokens["train"].rows, self.tokens["test"].rows
         checks.last_label_is_eos([*rows, *held_out], self.template.eos_id, ctx.name)
         start = starting_point(ctx, o.model)
-        policy = open_policy(start, ctx.base, ctx.recipe.model.template, ctx.recipe.adapter, ctx.seed)
+        template, adapter = ctx.recipe.model.template, ctx.recipe.adapter
+        policy = open_policy(start, ctx.base, template, adapter, ctx.seed, ctx.dtype)
         preference = Preference.of(o)
         budget = policy.budget(o.tokens_per_microbatch)
         reference: dict[str, Tensor] = {}
@@ -128,7 +129,8 @@ def _loss_is_known_at_step_0(
             (preference.loss(x, y, batch, part).total / len(part)).reshape(1)
             for x, y in ((logps, ref), (equal, equal))
         )
-        checks.same("dpo, step 0", "the loss and that of policy = reference", found, want, 1e-5)
+        what, tolerance = "the loss and that of policy = reference", checks.rounding(policy.plain, 1e-5)
+        checks.same("dpo, step 0", what, found, want, tolerance)
 
 
 @torch.no_grad()

@@ -52,7 +52,12 @@ class Sft(Stage[SftOptions]):
         for note in self.data.notes:
             ctx.reporter.note(note)
         policy = open_policy(
-            starting_point(ctx, o.model), ctx.base, ctx.recipe.model.template, ctx.recipe.adapter, ctx.seed
+            starting_point(ctx, o.model),
+            ctx.base,
+            ctx.recipe.model.template,
+            ctx.recipe.adapter,
+            ctx.seed,
+            ctx.dtype,
         )
         before = held_out_nll(policy, self.held_out.rows, policy.budget(o.tokens_per_microbatch))
         objective = Likelihood(policy, o, ctx.seed)

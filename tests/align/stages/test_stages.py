@@ -104,6 +104,47 @@ def test_micro_batches_change_nothing(tmp_path: Path, options: dict[str, Any]) -
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=5e-5)
 
 
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_sft_in_bfloat16_differs_by_its_rounding(tmp_path: Path, adapter: str) -> None:
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        made = run(tmp_path / dtype, {"sft": SFT}, f"adapter={adapter}", f"hardware.dtype={dtype}")
+        found[dtype] = [row["loss"] for row in metrics(made["sft"])]
+        name = "model.safetensors" if adapter == "none" else "adapter_model.safetensors"
+        kept = "bfloat16" if (adapter, dtype) == ("none", "bfloat16") else "float32"
+        assert {str(x.dtype) for x in load_file(made["sft"].path / name).values()} == {f"torch.{kept}"}
+        assert made["sft"].manifest.ingredients["dtype"] == dtype
+        if adapter == "none":
+            assert json.loads((made["sft"].path / "config.json").read_text())["dtype"] == kept
+    assert found["float32"] != found["bfloat16"]
+    assert found["float32"] == pytest.approx(found["bfloat16"], rel=2**-8)
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora", "dora"])
+def test_every_stage_runs_in_bfloat16(tmp_path: Path, adapter: str) -> None:
+    ppo = {
+        "kind": "ppo", "policy": "dpo", "reward": "reward", "prompts": "everyday_prompts", "iterations": 1,
+        "prompts_per_iteration": 4, "epochs": 1, "minibatches": 2, "max_prompt": 32,
+        "sampling": {"max_new_tokens": 8}, "lr": 1e-3,
+    }  # fmt: skip
+    evaluate = {
+        "kind": "evaluate", "policies": ["sft", "ppo"], "reward": "reward", "prompts": "everyday_prompts",
+        "limit": 4, "max_prompt": 32, "sampling": {"max_new_tokens": 8},
+    }  # fmt: skip
+    stages = {
+        "sft": SFT,
+        "reward": {**REWARD, "model": "sft", "head_init": "fit"},
+        "dpo": {**DPO, "epochs": 1},
+        "ppo": ppo,
+        "eval": evaluate,
+    }
+    made = run(tmp_path, stages, f"adapter={adapter}", "hardware.dtype=bfloat16")
+    assert len(made) == 5
+    name = "model.safetensors" if adapter == "none" else "adapter_model.safetensors"
+    head = next(x for n, x in load_file(made["reward"].path / name).items() if "score" in n)
+    assert head.dtype == (torch.bfloat16 if adapter == "none" else torch.float32)
+
+
 def test_noise_is_part_of_training_alone(tmp_path: Path) -> None:
     """It changes what is learned, and nothing of what is measured before."""
     plain, noisy = (

@@ -150,6 +150,25 @@ class Layer(Line):
         self.dropout = 0.5
 
 
+def test_a_model_in_bfloat16_resumes_bit_for_bit_and_learns_as_in_float32(tmp_path: Path) -> None:
+    """The first loss differs by rounding alone; the float32 copies are part of the state."""
+    tasks = [Line() for _ in range(4)]
+    for task in tasks[1:]:
+        task.model.bfloat16()
+        task.x = task.x.bfloat16()
+    exact, whole, first, second = tasks
+    want = run(whole, tmp_path / "a").metrics.rows()
+    with pytest.raises(Interrupted, match="step 3 of 6"):
+        run(first, tmp_path / "b", stop_at=3)
+    assert run(second, tmp_path / "b").metrics.rows() == want
+    assert torch.equal(whole.model.weight, second.model.weight)
+    losses = [[row["loss"] for row in rows] for rows in (run(exact, tmp_path / "c").metrics.rows(), want)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.03)
+    saved = work(tmp_path / "b").latest()
+    assert saved is not None
+    assert saved.tensors["model/line/weight"].dtype == torch.float32
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw_8bit"])
 def test_other_optimizers_resume_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
     if optimizer == "adamw_8bit":
