@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+REQUIREMENTS = [*PROJECT["project"]["dependencies"], *(one for extra in EXTRAS.values() for one in extra)]
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +61,7 @@ def test_the_wheel_carries_recipes_cards_and_licence(wheel: set[str]) -> None:
 def test_every_dependency_is_pinned() -> None:
     pins = dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     assert pins["torch"] == "2.13.0"
-    wanted = [
-        *PROJECT["project"]["dependencies"],
-        *PROJECT["project"]["optional-dependencies"]["test"],
-        *PROJECT["build-system"]["requires"],
-    ]
+    wanted = [*REQUIREMENTS, *PROJECT["build-system"]["requires"]]
     names = {re.split(r"[<>=]", requirement)[0] for requirement in wanted}
     assert names - set(pins) == set()
 
@@ -71,8 +69,7 @@ def test_every_dependency_is_pinned() -> None:
 def test_every_dependency_is_explained() -> None:
     text = (ROOT / "docs" / "dependencies.md").read_text()
     first_cells = " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| "))
-    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["test"]]
-    assert {re.split(r"[<>=]", requirement)[0] for requirement in wanted} <= set(
+    assert {re.split(r"[<>=]", requirement)[0] for requirement in REQUIREMENTS} <= set(
         re.split(r"[ ,]+", first_cells)
     )
 

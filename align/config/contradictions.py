@@ -19,6 +19,7 @@ from align.config.stages import (
     PpoOptions,
     ProcessRewardOptions,
     RewardOptions,
+    SftOptions,
     StageOptions,
     SupervisedOptions,
 )
@@ -60,6 +61,8 @@ def contradictions(
         findings += _lengths(key, options, size)
         if isinstance(options, RewardOptions | ProcessRewardOptions):
             findings += _layers(key, options, adapter, size)
+        if isinstance(options, SftOptions):
+            findings += _sft(key, options)
         if isinstance(options, RewardOptions):
             findings += _not_read_by_reward(key, options)
         if isinstance(options, ProcessRewardOptions):
@@ -112,6 +115,13 @@ def _lengths(key: str, options: StageOptions, size: Size) -> list[Finding]:
     return [
         Finding(f"{key}.max_prompt", what, f"try {key}.max_prompt={half} {key}.{other}={size.context - half}")
     ]
+
+
+def _sft(key: str, options: SftOptions) -> list[Finding]:
+    if options.loss == "nll" or options.label_smoothing == 0:
+        return []
+    what = f"{options.label_smoothing:g} is not read by {key}.loss={options.loss}"
+    return [Finding(f"{key}.label_smoothing", what, f"try {key}.label_smoothing=0, or {key}.loss=nll")]
 
 
 def _layers(

@@ -78,8 +78,15 @@ class LoraAdapter(Strict):
 AnyAdapter = Annotated[NoAdapter | LoraAdapter, Field(discriminator="kind")]
 
 
+Dtype = Literal["float32", "bfloat16"]
+
+
 class Hardware(Strict):
-    """Where it runs."""
+    """Where it runs, and in which numbers."""
+
+    dtype: Literal["auto"] | Dtype = Field(
+        "float32", description="of weights that do not learn, and of products; auto asks the device"
+    )
 
     threads: int | None = Field(
         None,

@@ -69,7 +69,10 @@ class TrainingOptions(StageOptions):
     lr: float = Field(gt=0, lt=1, description="peak learning rate")
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="after the warm-up, to 0")
     warmup: float = Field(0.05, ge=0, lt=1, description="part of all steps")
-    weight_decay: float = Field(0.0, ge=0, lt=1, description="of AdamW")
+    optimizer: Literal["adamw", "muon", "adamw_8bit"] = Field(
+        "adamw", description="muon: for hidden matrices, the rest by AdamW; adamw_8bit: needs bitsandbytes"
+    )
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="of matrices, apart from the gradient")
     max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to it")
     tokens_per_microbatch: Tokens = Field(
         "auto", description="tokens of one forward; cuts batches, changes no result"
@@ -91,15 +94,29 @@ class SupervisedOptions(TrainingOptions):
     )
 
 
+TrainOn = Literal["assistant", "last", "all"]
+
+
 class SftOptions(SupervisedOptions):
     """Supervised fine-tuning on assistant turns (likelihood)."""
 
     kind: Literal["sft"]
     model: PolicyInput = Field("base", description="policy to start from")
-    data: Data = Field(description="conversations")
+    data: Data = Field(description="conversations, or plain texts")
     lr: float = Field(2e-4, gt=0, lt=1, description="peak learning rate")
     epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
-    batch_size: int = Field(8, ge=1, description="conversations per step")
+    batch_size: int = Field(8, ge=1, description="conversations, or windows of plain text, per step")
+    train_on: TrainOn = Field("assistant", description="the assistant's turns, its last one, or every token")
+    loss: Literal["nll", "dft"] = Field("nll", description="dft weighs a token by its own probability")
+    normalise: Literal["token", "sequence"] = Field(
+        "token", description="mean over the step's tokens, or over its sequences of their means"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="part of the target spread over the vocabulary, nll only"
+    )
+    neftune_alpha: float = Field(
+        0.0, ge=0, description="noise on embeddings in training, 5 to 15 in the paper; 0 is off"
+    )
 
 
 class RewardOptions(SupervisedOptions):

@@ -28,7 +28,7 @@ from align.registry import nearest
 
 Part = Literal["train", "test"]
 SHIPPED = Path(__file__).parents[1] / "data_cards"
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".gz", ".zst")
 log = logging.getLogger("align")
 _folders: list[Path] = [SHIPPED]
 Model = TypeVar("Model", bound=BaseModel)
@@ -268,10 +268,12 @@ def _load_one(ref: DataRef, expect: Expect, max_drop: float) -> _Source:
             f"{card.name}: {what} contradict each other ({unit}: {len(contrary)}, "
             f"rows of the first: {', '.join(contrary[0][:5])}); they are kept"
         )
+    part_held_out = card.split.test if len(rows) > 1 else 0.0  # a single row is trained on
     rows = view(rows, expect, card.name, context.left_out)
     parts: dict[Part, list[Any]] = {"train": [], "test": []}
     for row in rows:
-        parts["test" if is_test(opening(row), card.split.test, card.split.salt) else "train"].append(row)
+        held_out = is_test(opening(row), part_held_out, card.split.salt)
+        parts["test" if held_out else "train"].append(row)
     parts = {part: found[: ref.limit] for part, found in parts.items()}
     parts["train"] = parts["train"] * ref.repeat
     return _Source(card.name, parts, +(context.dropped + context.left_out))

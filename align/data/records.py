@@ -1,4 +1,4 @@
-"""From files to records: JSON lines, JSON arrays, CSV and Parquet, each row with its place.
+"""From files to records: JSON lines, JSON arrays, CSV, Parquet and plain text, each row with its place.
 
 A row that cannot be read is a record with its error, so that whoever reads decides whether to refuse it or to
 leave it out; a file that cannot be read is refused here.
@@ -69,9 +69,23 @@ def records(blob: Blob) -> Iterator[Record]:
         return _json_lines(blob)
     if name.endswith(".json"):
         return _json(blob)
+    if name.endswith(".txt"):
+        return _document(blob)
     raise DataError(
-        blob.name, "of no known kind", "give a .jsonl, .json, .csv or .parquet file (.gz and .zst too)"
+        blob.name, "of no known kind", "give a .jsonl, .json, .csv, .parquet or .txt file (.gz and .zst too)"
     )
+
+
+def _document(blob: Blob) -> Iterator[Record]:
+    """One row, whose `text` is the whole file."""
+    try:
+        yield Record(blob.name, "1", {"text": blob.whole().decode("utf-8-sig")})
+    except UnicodeDecodeError as error:
+        raise _not_utf8(blob, error) from None
+
+
+def _not_utf8(blob: Blob, error: UnicodeDecodeError) -> DataError:
+    return DataError(blob.name, f"byte {error.start} of the file is not UTF-8", "save the file as UTF-8")
 
 
 def _json_lines(blob: Blob) -> Iterator[Record]:
@@ -133,9 +147,7 @@ def _json(blob: Blob) -> Iterator[Record]:
             wrong = None if isinstance(row, dict) else DataError(where, f"is {said(row)}", "give an object")
             yield Record(where, str(number), wrong or row)
     except UnicodeDecodeError as error:
-        raise DataError(
-            blob.name, f"byte {error.start} of the file is not UTF-8", "save the file as UTF-8"
-        ) from None
+        raise _not_utf8(blob, error) from None
     except json.JSONDecodeError as error:
         raise DataError(
             f"{blob.name}:{error.lineno}", f"column {error.colno}: {error.msg}", "mend the JSON"

@@ -175,7 +175,7 @@ def check_file(path: Path) -> int:
         raise DataError(str(path), reason, "check the path") from error
     if not stat.S_ISREG(found.st_mode):
         kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
-        raise DataError(str(path), f"is {kind}", "give a .jsonl, .json, .csv or .parquet file")
+        raise DataError(str(path), f"is {kind}", "give a .jsonl, .json, .csv, .parquet or .txt file")
     return found.st_size
 
 

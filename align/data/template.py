@@ -109,8 +109,14 @@ class ChatTemplate:
         found += [self._encode(self._escape(step), separator) for step in rest]
         return [[*ids, *behind] for ids in found]
 
-    def encode_conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[float]]:
+    def encode_conversation(
+        self, messages: Sequence[Message], *, every: bool = False
+    ) -> tuple[list[int], list[float]]:
         """Tokens of a whole conversation with their loss weights. A single assistant turn is plain text.
+
+        Args:
+            messages: The turns; the last is the assistant's.
+            every: Weigh the tokens in front of an answer too, by the weight of the turn that it answers.
 
         Returns:
             ids, and weights of the same length: the turn's weight on an assistant's tokens and EOS, else 0.
@@ -131,7 +137,8 @@ class ChatTemplate:
             between = self._encode(opening[len(done) :], done) if i else self.encode_prompt(())
             text, answer = self._encode_turn(opening, messages[: i + 1]) if i else self._encode_plain(message)
             ids += [*between, *answer]
-            weights += [*([0.0] * len(between)), *([message.weight] * len(answer))]
+            before = messages[i - 1].weight if every and i else 0.0
+            weights += [*([before] * len(between)), *([message.weight] * len(answer))]
             done = opening + text
         return ids, weights
 

@@ -7,8 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
+from align.config.stages import TrainOn
 from align.data.template import ChatTemplate
-from align.data.types import Conversation, Dataset, Labelled, Prompt, Ranking, Response, Stepwise, TokenRow
+from align.data.types import (
+    Conversation,
+    Dataset,
+    Labelled,
+    Message,
+    Prompt,
+    Ranking,
+    Response,
+    Stepwise,
+    TokenRow,
+)
 from align.errors import DataError
 
 
@@ -57,22 +68,68 @@ class Tokenised:
 
 
 def conversations(
-    data: Dataset[Conversation], template: ChatTemplate, *, max_prompt: int, max_answer: int, max_drop: float
+    data: Dataset[Conversation],
+    template: ChatTemplate,
+    *,
+    max_prompt: int,
+    max_answer: int,
+    max_drop: float,
+    train_on: TrainOn = "assistant",
 ) -> Tokenised:
-    """Rows to imitate: the prompt is what stands before the first trained token, the response is the rest."""
+    """Rows to imitate: the prompt is what stands before the first trained token, the response is the rest.
+
+    Where every token is trained on, the row may be as long as a prompt and an answer together.
+    """
     out = _start(data.name, template, max_prompt)
     escaped = template.escaped
     for row in data:
-        ids, weights = template.encode_conversation(row.messages)
+        turns = _last_only(row.messages) if train_on == "last" else row.messages
+        ids, weights = template.encode_conversation(turns, every=train_on == "all")
         out.lengths.append(len(ids))
+        weights[0] = 0.0  # nothing stands before it to predict it from
         start = next((i for i, weight in enumerate(weights) if weight > 0), None)
-        if not start:
+        if start is None:
             out.dropped["have no token to train on"] += 1
-            continue
-        prompt = _cut_prompt(ids[:start], max_prompt, out)
-        response = _cut_answer(ids[start:], weights[start:], max_answer, template.eos_id, out)
-        out.rows.append(TokenRow(row.id, prompt, (response,), source=row.source))
+        elif len(turns) == 1:
+            out.rows += _windows(row, ids, weights, max_answer, out)
+        else:
+            prompt = _cut_prompt(ids[:start], max_prompt, out)
+            limit, told = max_answer, f"answers cut to max_answer {max_answer}"
+            if train_on == "all":
+                limit, told = (
+                    max_prompt + max_answer - len(prompt),
+                    "conversations cut to max_prompt + max_answer",
+                )
+            response = _cut_answer(ids[start:], weights[start:], limit, template.eos_id, out, told)
+            out.rows.append(TokenRow(row.id, prompt, (response,), source=row.source, weight=row.weight))
     return _finish(out, template.escaped - escaped, max_drop)
+
+
+def _last_only(turns: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns, of which only the last is trained on."""
+    return (*(replace(turn, weight=0.0) for turn in turns[:-1]), turns[-1])
+
+
+def _windows(
+    row: Conversation, ids: Sequence[int], weights: Sequence[float], size: int, out: Tokenised
+) -> list[TokenRow]:
+    """A plain text as rows of at most `size` scored tokens, each token of it scored once.
+
+    In front of a window stands the token before it, of the first one BOS.
+    """
+    starts = range(1, len(ids), size)
+    out.cut[f"plain texts cut into windows of max_answer {size}"] += len(starts) > 1
+    return [
+        TokenRow(
+            row.id if number == 0 else f"{row.id}/{number + 1}",
+            (ids[at - 1],),
+            (Response(tuple(ids[at : at + size]), tuple(weights[at : at + size])),),
+            source=row.source,
+            weight=row.weight,
+            ends=at + size >= len(ids),
+        )
+        for number, at in enumerate(starts)
+    ]
 
 
 def rankings(
@@ -95,7 +152,8 @@ def rankings(
         prompt = template.encode_prompt(row.prompt)
         answers = [template.encode_answer(text) for text in row.answers]
         out.lengths.append(len(prompt) + max(map(len, answers)))
-        cut = [_cut_answer(ids, [1.0] * len(ids), max_answer, template.eos_id, out) for ids in answers]
+        told = f"answers cut to max_answer {max_answer}"
+        cut = [_cut_answer(ids, [1.0] * len(ids), max_answer, template.eos_id, out, told) for ids in answers]
         keep = _distinct([response.ids for response in cut], row.tiers)
         out.cut["answers that became equal, left out"] += len(cut) - len(keep)
         if len({row.tiers[i] for i in keep}) < fewest:
@@ -124,7 +182,8 @@ def unpaired(
     for row in data:
         prompt, ids = template.encode_prompt(row.prompt), template.encode_answer(row.answer)
         out.lengths.append(len(prompt) + len(ids))
-        answer = _cut_answer(ids, [1.0] * len(ids), max_answer, template.eos_id, out)
+        told = f"answers cut to max_answer {max_answer}"
+        answer = _cut_answer(ids, [1.0] * len(ids), max_answer, template.eos_id, out, told)
         asked = _cut_prompt(prompt, max_prompt, out)
         out.rows.append(TokenRow(row.id, asked, (answer,), desirable=row.desirable, source=row.source))
     return _finish(out, template.escaped - escaped, max_drop)
@@ -218,7 +277,7 @@ def _cut_prompt(ids: Sequence[int], limit: int, out: Tokenised) -> tuple[int, ..
 
 
 def _cut_answer(
-    ids: Sequence[int], weights: Sequence[float], limit: int, eos: int, out: Tokenised
+    ids: Sequence[int], weights: Sequence[float], limit: int, eos: int, out: Tokenised, told: str
 ) -> Response:
     """A cut answer keeps EOS as its last token, where a reward is read, but that EOS is not trained.
 
@@ -226,7 +285,7 @@ def _cut_answer(
     """
     if len(ids) <= limit:
         return Response(tuple(ids), tuple(weights))
-    out.cut[f"answers cut to max_answer {limit}; EOS is put back but not trained"] += 1
+    out.cut[f"{told}; EOS is put back but not trained"] += 1
     return Response((*ids[: limit - 1], eos), (*weights[: limit - 1], 0.0))
 
 

@@ -29,11 +29,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns to imitate; every assistant turn with a weight above 0 is trained on."""
+    """Turns to imitate; every assistant turn with a weight above 0 is trained on.
+
+    A single assistant turn is plain text, which answers nothing. `weight` scales the loss of the whole row.
+    """
 
     id: str
     messages: tuple[Message, ...]
     source: str = ""
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,8 @@ class TokenRow:
         places: Of a ranking, which of the answers in the text row these are.
         desirable: What the one answer of an unpaired preference was called; None for all other rows.
         step_labels: Of an answer in steps, one number for each scored token.
+        weight: Of the row's loss among others.
+        ends: Whether its responses end in EOS; a window of a longer text may not.
     """
 
     id: str
@@ -140,6 +146,8 @@ class TokenRow:
     desirable: bool | None = None
     step_labels: tuple[float, ...] = ()
     source: str = ""
+    weight: float = 1.0
+    ends: bool = True
 
     @property
     def unique(self) -> int:

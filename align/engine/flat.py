@@ -99,7 +99,8 @@ def _attention(
         return _plain(plain, module)(module, query, key, value, attention_mask, *args, **kwargs)
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
     form = Form(scale, kwargs.get("sliding_window"), kwargs.get("softcap"))
-    out = flat_attention(query[0], key[0], value[0], align_layout.segments, form)
+    q, k, v = (x[0].float() for x in (query, key, value))  # probabilities rounded to bfloat16 would not do
+    out = flat_attention(q, k, v, align_layout.segments, form).to(query.dtype)
     return out.transpose(0, 1)[None].contiguous(), None
 
 

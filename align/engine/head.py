@@ -123,3 +123,22 @@ def token_logps(
         states, head.weight, head.bias, targets.to(states.device), 1.0 / temperature, measure
     )
     return out[0], out[1]
+
+
+def mean_logps(states: Tensor, head: nn.Linear, targets: Tensor, logps: Tensor) -> Tensor:
+    """[C] mean of the log-probabilities over the vocabulary, from those of the targets (temperature 1).
+
+        mean_v logp_cv = logp_c + mean_v z_cv - z_c[t_c]
+
+    The logits enter linearly, so their mean is one product with the mean of the head's rows.
+
+    Args:
+        states: [C, D] hidden states.
+        head: The output projection [V, D], with or without a bias.
+        targets: [C] tokens.
+        logps: [C] of `token_logps`, differentiable.
+    """
+    targets = targets.to(states.device)
+    apart = head.weight.float().mean(0) - head.weight[targets].float()
+    means = logps + (states.float() * apart).sum(-1)
+    return means if head.bias is None else means + head.bias.float().mean() - head.bias[targets].float()

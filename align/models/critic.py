@@ -42,13 +42,13 @@ class Critic:
     def values(self, batch: TokenBatch) -> Tensor:
         """[C] the value before each scored token (differentiable)."""
         with self._active():
-            raw: Tensor = self.model.head(self._states(batch))[:, 0].float()
+            raw = self.model.read(self._states(batch))
         return (raw - self.mean) / self.std
 
     def features(self, batch: TokenBatch) -> Tensor:
         """[C, D] the hidden states that values are read from."""
         with self._active():
-            return self._states(batch)
+            return self._states(batch).float()
 
     def set_head(self, weight: Tensor, offset: float) -> None:
         """Make the value `weight [D] . features + offset`."""

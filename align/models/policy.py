@@ -25,12 +25,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hub_logging
 
 from align.artifacts.store import Artifact
-from align.config.schema import AnyAdapter, LoraAdapter
+from align.config.schema import AnyAdapter, Dtype, LoraAdapter
 from align.data.template import ChatTemplate
 from align.engine import paths
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
-from align.engine.head import Measure, token_logps
+from align.engine.head import Measure, mean_logps, token_logps
 from align.errors import ConfigError, IntegrityError, NumericsError
 from align.models import adapters
 from align.models.opened import OpenedModel
@@ -56,6 +56,12 @@ class Policy(OpenedModel):
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probs [C] of the scored tokens (differentiable) and a measure [C] of their distributions."""
         return model_logps(self.plain, batch, temperature, measure)
+
+    def logps_and_means(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Log-probs [C] of the scored tokens, and their mean [C] over the vocabulary; both differentiable."""
+        hidden, head = states(self.plain.base_model, batch).scored, self.plain.get_output_embeddings()
+        logps = token_logps(hidden, head, batch.targets)[0]
+        return logps, mean_logps(hidden, head, batch.targets, logps)
 
     @torch.no_grad()
     def ref_logps(self, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
@@ -97,7 +103,12 @@ def model_logps(
 
 
 def open_policy(
-    source: Artifact | Path, base: Path, template: str | None, adapter: AnyAdapter | None, seed: int = 0
+    source: Artifact | Path,
+    base: Path,
+    template: str | None,
+    adapter: AnyAdapter | None,
+    seed: int = 0,
+    dtype: Dtype = "float32",
 ) -> Policy:
     """Load a policy.
 
@@ -107,10 +118,11 @@ def open_policy(
         template: Name of the chat template; None takes the tokenizer's own.
         adapter: What to train; None loads for reading only.
         seed: Of a new adapter's random half.
+        dtype: That it computes in; adapters are float32 whatever it is.
     """
     folder = source if isinstance(source, Path) else source.path
     with_adapter = (folder / "adapter_config.json").exists()
-    plain = load_causal(base if with_adapter else folder)
+    plain = load_causal(base if with_adapter else folder, dtype)
     model: nn.Module = plain
     if with_adapter:
         model = adapters.load(plain, folder, trainable=adapter is not None)
@@ -139,15 +151,15 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def load_causal(folder: Path) -> PreTrainedModel:
-    """A causal model in fp32 whose every weight was in the file and is finite.
+def load_causal(folder: Path, dtype: Dtype = "float32") -> PreTrainedModel:
+    """A causal model whose every weight was in the file and is finite.
 
     Raises:
         IntegrityError: Weights that the file does not hold, or holds and the model does not know.
         NumericsError: Weights that are not finite.
         ConfigError: A family whose logits need more than the output projection.
     """
-    model, info = load_checked(AutoModelForCausalLM, folder)
+    model, info = load_checked(AutoModelForCausalLM, folder, dtype)
     for problem, keys in (
         ("missing or of the wrong shape", [*info["missing_keys"], *info["mismatched_keys"]]),
         ("in the file that the model of config.json has no place for", info["unexpected_keys"]),
@@ -164,13 +176,15 @@ def load_causal(folder: Path) -> PreTrainedModel:
     return model
 
 
-def load_checked(auto: Any, folder: Path, **kwargs: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+def load_checked(
+    auto: Any, folder: Path, dtype: Dtype = "float32", **kwargs: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """`from_pretrained` with safetensors only, no foreign code, and every weight finite."""
     quiet()
     try:
         model, info = auto.from_pretrained(
             folder,
-            dtype=torch.float32,
+            dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from align.artifacts.store import Artifact
-from align.config.schema import AnyAdapter, LoraAdapter
+from align.config.schema import AnyAdapter, Dtype, LoraAdapter
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
 from align.errors import ConfigError, IntegrityError
@@ -64,8 +64,12 @@ class RewardModel(OpenedModel):
 
     def scores(self, batch: TokenBatch) -> Tensor:
         """[S] one number per sequence, read at its last token (EOS)."""
-        scores: Tensor = self.head(states(self.plain.base_model, batch).last)[:, 0].float()
-        return scores
+        return self.read(states(self.plain.base_model, batch).last)
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """[N] what the head says to hidden states [N, D], in float32."""
+        scores: Tensor = self.head(hidden.to(next(self.head.parameters()).dtype))[:, 0]
+        return scores.float()
 
     def step_scores(self, batch: TokenBatch) -> Tensor:
         """[C] one number per scored token, read before it: of a step, at its last token."""
@@ -90,6 +94,7 @@ def new_reward_model(
     *,
     layers: int | None,
     seed: int,
+    dtype: Dtype = "float32",
 ) -> RewardModel:
     """A reward model that starts from a policy's weights, with a fresh head.
 
@@ -102,11 +107,14 @@ def new_reward_model(
         adapter: What to train. A policy that is an adapter is continued with its own settings.
         layers: Keep so many lower layers; None keeps all.
         seed: Of the head and of a new adapter.
+        dtype: That it computes in; adapters and the head beside them are float32 whatever it is.
     """
     folder = source if isinstance(source, Path) else source.path
     tokens = load_template(base, template)
     with_adapter = (folder / "adapter_config.json").exists()
-    plain = _classifier(base if with_adapter else folder, tokens.pad_id, layers)
+    plain = _classifier(base if with_adapter else folder, tokens.pad_id, layers, dtype)
+    if with_adapter or isinstance(adapter, LoraAdapter):
+        plain.score.float()
     _init_head(plain.score, seed)  # type: ignore[arg-type]
     model: nn.Module = plain
     if with_adapter:
@@ -117,7 +125,9 @@ def new_reward_model(
     return RewardModel(model, tokens, base)
 
 
-def open_reward_model(source: Artifact, base: Path, template: str | None) -> RewardModel:
+def open_reward_model(
+    source: Artifact, base: Path, template: str | None, dtype: Dtype = "float32"
+) -> RewardModel:
     """A trained reward model for reading.
 
     Raises:
@@ -127,17 +137,18 @@ def open_reward_model(source: Artifact, base: Path, template: str | None) -> Rew
     tokens = load_template(base, template)
     if (folder / "adapter_config.json").exists():
         config = AutoConfig.from_pretrained(folder)
-        plain = _classifier(base, config.pad_token_id, config.num_hidden_layers)
+        plain = _classifier(base, config.pad_token_id, config.num_hidden_layers, dtype)
+        plain.score.float()
         model: nn.Module = adapters.load(plain, folder, trainable=False)
     else:
-        model, info = load_checked(AutoModelForSequenceClassification, folder)
+        model, info = load_checked(AutoModelForSequenceClassification, folder, dtype)
         _refuse_missing(folder, info)
     model.requires_grad_(False).eval()
     path = folder / STEPS
     return RewardModel(model, tokens, base, Steps(**json.loads(path.read_text())) if path.exists() else None)
 
 
-def _classifier(folder: Path, pad_id: int, layers: int | None) -> PreTrainedModel:
+def _classifier(folder: Path, pad_id: int, layers: int | None, dtype: Dtype) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(folder)
     if layers is not None and layers > config.num_hidden_layers:
         raise ConfigError("layers", f"{layers} is above the model's {config.num_hidden_layers}", "lower it")
@@ -146,7 +157,7 @@ def _classifier(folder: Path, pad_id: int, layers: int | None) -> PreTrainedMode
     config.num_hidden_layers = layers or config.num_hidden_layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: config.num_hidden_layers]
-    model, info = load_checked(AutoModelForSequenceClassification, folder, config=config)
+    model, info = load_checked(AutoModelForSequenceClassification, folder, dtype, config=config)
     _refuse_missing(folder, info, head=False)
     return model
 

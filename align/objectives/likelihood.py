@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from align.objectives.reduce import Loss, Metric
@@ -28,15 +29,67 @@ def nll(logps: Tensor, weights: Tensor) -> Loss:
         >>> float(loss.total), float(loss.metrics["nll"].total), float(loss.metrics["tokens"].total)
         (2.5, 4.0, 2.0)
     """
+    plain = -logps.masked_fill(weights == 0, 0.0)
+    return _weighted(plain, plain, weights)
+
+
+def smoothed_nll(logps: Tensor, means: Tensor, weights: Tensor, smoothing: float) -> Loss:
+    """`nll` against targets of which a part is spread evenly over the vocabulary (arXiv:1512.00567, Sec. 7).
+
+    Equation: L = - sum_c w_c [(1 - e) log p(y_c) + e / V sum_v log p(v)].
+
+    Args:
+        logps: [C] log-probability of each target token.
+        means: [C] mean of the log-probabilities over the vocabulary.
+        weights: [C] loss weights, not negative.
+        smoothing: e, the part that is spread.
+
+    Returns:
+        As `nll`; its metric `nll` is without the smoothing.
+
+    Example:
+        >>> import torch
+        >>> loss = smoothed_nll(torch.tensor([-1.0]), torch.tensor([-5.0]), torch.ones(1), 0.25)
+        >>> float(loss.total), float(loss.metrics["nll"].total)
+        (2.0, 1.0)
+    """
     left_out = weights == 0
-    losses = -logps.masked_fill(left_out, 0.0)
+    plain = -logps.masked_fill(left_out, 0.0)
+    return _weighted((1 - smoothing) * plain - smoothing * means.masked_fill(left_out, 0.0), plain, weights)
+
+
+def dft(logps: Tensor, weights: Tensor) -> Loss:
+    """Dynamic fine-tuning: each token's loss times its own probability, which is held fixed.
+
+    Equation: L = - sum_c w_c sg(p(y_c)) log p(y_c), arXiv:2508.05629.
+
+    Args:
+        logps: [C] log-probability of each target token.
+        weights: [C] loss weights, not negative.
+
+    Returns:
+        As `nll`; divide by the sum of all weights, the probabilities not counted.
+
+    Example:
+        >>> import torch
+        >>> logps = torch.tensor([0.5, 0.25]).log().requires_grad_()
+        >>> dft(logps, torch.ones(2)).total.backward()
+        >>> logps.grad.tolist()
+        [-0.5, -0.25]
+    """
+    plain = -logps.masked_fill(weights == 0, 0.0)
+    return _weighted(plain * torch.exp(-plain.detach()), plain, weights)
+
+
+def _weighted(losses: Tensor, plain: Tensor, weights: Tensor) -> Loss:
+    """The weighted sum of [C] losses, beside the plain negative log-likelihood."""
     total = (losses * weights).sum()
-    tokens = (~left_out).sum()
+    tokens = (weights != 0).sum()
     return Loss(
         total,
         {
             "loss": Metric(total, weights.sum()),
-            "nll": Metric(losses.sum(), tokens),
+            "nll": Metric(plain.sum(), tokens),
             "tokens": Metric(tokens),
         },
     )

@@ -60,8 +60,9 @@ def _sentence(stage: str, name: str, old: Any, new: Any) -> str:
 
 def _key_path(stage: str, name: str) -> str:
     """The key as it is typed on the command line."""
-    if name in ("base", "template"):
-        return "model" if name == "base" else "model.template"
+    elsewhere = {"base": "model", "template": "model.template", "dtype": "hardware.dtype"}
+    if name in elsewhere:
+        return elsewhere[name]
     return name if name == "seed" or name.startswith("adapter.") else f"stages.{stage}.{name}"
 
 

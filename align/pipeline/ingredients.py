@@ -19,7 +19,7 @@ from align.config.schema import Recipe
 from align.config.stages import DataRef, StageOptions, TrainingOptions
 from align.data import cards, template
 from align.errors import DataError
-from align.models import sources
+from align.models import precision, sources
 from align.pipeline.codehash import code_of
 
 FORMAT = 1  # raise when what goes into a key changes its meaning
@@ -40,7 +40,8 @@ def ingredients(recipe: Recipe, name: str, keys: Mapping[str, str]) -> dict[str,
         keys: Name -> key of each stage that it reads.
 
     Returns:
-        Options by their own names; `seed`, `base`, `template`, `adapter.*`; `input.*`, `data.*` and `code.*`.
+        Options by their own names; `seed`, `base`, `dtype`, `template`, `adapter.*`; `input.*`, `data.*` and
+        `code.*`.
 
     Raises:
         AlignError: Data or base model that cannot be read.
@@ -51,6 +52,7 @@ def ingredients(recipe: Recipe, name: str, keys: Mapping[str, str]) -> dict[str,
         **_inputs(options, keys),
         "seed": seed_of(recipe, options),
         "base": sources.identity(recipe.model),
+        "dtype": precision.resolve(recipe.hardware.dtype),
         "template": _template(recipe.model.template),
     }
     if isinstance(options, TrainingOptions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,13 +20,14 @@ from align.config.graph import inputs_of, order
 from align.config.schema import ALL_LINEAR, LoraAdapter, PathModel, Recipe
 from align.config.stages import OUTPUTS, StageOptions, TrainingOptions
 from align.errors import AlignError, ConfigError, Problems, raise_all
-from align.models import sources
+from align.models import precision, sources
 from align.pipeline import changes
 from align.pipeline.ingredients import ingredients, key_of, seed_of
 from align.pipeline.leaks import leaks
 from align.stages.base import Stage, StageContext
 
 REUSED, NEW = "reused", "new"
+EXTRA = "bitsandbytes"
 PATIENCE = 2.0  # seconds; a longer wait says what for
 Say = Callable[[str], None]
 
@@ -230,6 +232,7 @@ def _prepare(plan: Plan, errors: list[AlignError], say: Say) -> None:
             raise_all(leaks(plan.recipe))
     if base is None:
         return
+    plan.notes += filter(None, [precision.told(plan.recipe.hardware.dtype)])
     with _collected(errors):
         _refuse_misfits(plan.recipe, base)
     for row in plan.rows:
@@ -243,11 +246,24 @@ def _refuse_misfits(recipe: Recipe, base: Path) -> None:
     """Refuse what the recipe asks of the base model and it does not have, now that it can be looked at."""
     found = contradictions(PathModel(kind="path", path=str(base)), recipe.adapter, recipe.stages)
     raise_all([ConfigError(finding.key, finding.what, finding.fix) for finding in found])
+    raise_all(_missing_extras(recipe))
     trains = any(isinstance(options, TrainingOptions) for options in recipe.stages.values())
     if trains and isinstance(recipe.adapter, LoraAdapter) and recipe.adapter.targets != ALL_LINEAR:
         from align.models.adapters import check_targets
 
         check_targets(base, recipe.adapter)
+
+
+def _missing_extras(recipe: Recipe) -> list[AlignError]:
+    """Options that need a package which is not part of a plain install."""
+    if importlib.util.find_spec(EXTRA) is not None:
+        return []
+    what, fix = f"adamw_8bit needs {EXTRA}, which is not installed", f"pip install 'align[{EXTRA}]'"
+    return [
+        ConfigError(f"stages.{name}.optimizer", what, f"{fix}, or try stages.{name}.optimizer=adamw")
+        for name, options in recipe.stages.items()
+        if isinstance(options, TrainingOptions) and options.optimizer == "adamw_8bit"
+    ]
 
 
 def _context(plan: Plan, row: Row, base: Path) -> StageContext[Any]:
@@ -262,6 +278,7 @@ def _context(plan: Plan, row: Row, base: Path) -> StageContext[Any]:
         work=work_of(plan, row),
         reporter=Notes(row.name, plan.notes),
         stop=lambda: False,
+        dtype=precision.resolve(plan.recipe.hardware.dtype),
     )
 
 

@@ -22,7 +22,7 @@ def features(reward: RewardModel, rows: Sequence[TokenRow], budget: Budget) -> l
     """For each row [K, D]: the hidden states at its responses' EOS."""
     found: list[Tensor] = [torch.empty(0)] * len(rows)
     for group, batch in microbatches(rows, budget):
-        last = states(reward.plain.base_model, batch).last
+        last = states(reward.plain.base_model, batch).last.float()
         for i, part in zip(group, last.split([len(rows[i].responses) for i in group]), strict=True):
             found[i] = part
     return found

@@ -52,6 +52,7 @@ def loss_is_known_at_step_0(
     read: Read,
     loss: Callable[[Tensor, Tensor, TokenBatch, Sequence[TokenRow]], Loss],
     reference: Mapping[str, Tensor],
+    tolerance: float,
 ) -> None:
     """Policy and reference are one at step 0: the loss is that of equal log-probs, ln 2 for sigmoid DPO.
 
@@ -61,6 +62,7 @@ def loss_is_known_at_step_0(
         read: [S] log-probs of a batch's answers under the policy.
         loss: (policy's, reference's log-probs, batch, its rows) -> sum over the rows.
         reference: Row id -> [K] log-probs under the reference.
+        tolerance: Of the loss.
 
     Raises:
         NumericsError: It is not.
@@ -71,4 +73,4 @@ def loss_is_known_at_step_0(
         equal = torch.zeros_like(logps)
         found, want = (loss(x, y, batch, [row]).total.reshape(1) for x, y in ((logps, ref), (equal, equal)))
         what = "the loss and that of policy = reference"
-        checks.same(f"{stage}, step 0", what, found, want, 1e-5)
+        checks.same(f"{stage}, step 0", what, found, want, tolerance)

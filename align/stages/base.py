@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from align.artifacts.store import Artifact, Work
-from align.config.schema import Recipe
+from align.config.schema import Dtype, Recipe
 from align.config.stages import StageOptions
 
 O = TypeVar("O", bound=StageOptions)  # noqa: E741  (options)
@@ -42,6 +42,7 @@ class StageContext(Generic[O]):
         work: Its folder of saved states and metrics.
         reporter: Progress.
         stop: True once the run was asked to stop.
+        dtype: That models compute in.
     """
 
     name: str
@@ -53,6 +54,7 @@ class StageContext(Generic[O]):
     work: Work
     reporter: Reporter
     stop: Callable[[], bool]
+    dtype: Dtype = "float32"
 
 
 class Stage(ABC, Generic[O]):

@@ -65,7 +65,8 @@ class Dpo(Stage[DpoOptions]):
         rows, held_out = self.tokens["train"].rows, self.tokens["test"].rows
         checks.last_label_is_eos([*rows, *held_out], self.template.eos_id, ctx.name)
         start = starting_point(ctx, o.model)
-        policy = open_policy(start, ctx.base, ctx.recipe.model.template, ctx.recipe.adapter, ctx.seed)
+        template, adapter = ctx.recipe.model.template, ctx.recipe.adapter
+        policy = open_policy(start, ctx.base, template, adapter, ctx.seed, ctx.dtype)
         preference = Preference.of(o)
         budget = policy.budget(o.tokens_per_microbatch)
         reference: dict[str, Tensor] = {}
@@ -76,7 +77,8 @@ class Dpo(Stage[DpoOptions]):
             reference = cached_logps(ctx, start, every, compute, how=[o.ld_alpha])
         if preference.reads_ratios_only:
             read = partial(preference.sequence_logps, policy)
-            loss_is_known_at_step_0(ctx.name, rows[:4], read, preference.loss, reference)
+            tolerance = checks.rounding(policy.plain, 1e-5)
+            loss_is_known_at_step_0(ctx.name, rows[:4], read, preference.loss, reference, tolerance)
         if preference.whole_batch:
             budget = replace(budget, tokens=WHOLE)
 

@@ -126,7 +126,8 @@ class Evaluate(Stage[EvaluateOptions]):
 
     def _open(self, name: str) -> Policy:
         ctx = self.ctx
-        return open_policy(starting_point(ctx, name), ctx.base, ctx.recipe.model.template, None)
+        start, template = starting_point(ctx, name), ctx.recipe.model.template
+        return open_policy(start, ctx.base, template, None, dtype=ctx.dtype)
 
     @torch.no_grad()
     def _logps(self, policy: Policy, rows: Sequence[TokenRow]) -> list[float]:
@@ -143,7 +144,7 @@ class Evaluate(Stage[EvaluateOptions]):
 
     def _rewards(self, answers: dict[str, Answers]) -> dict[str, list[float]]:
         ctx, o, eos = self.ctx, self.ctx.options, self.template.eos_id
-        reward = open_reward_model(ctx.inputs[o.reward], ctx.base, ctx.recipe.model.template)
+        reward = open_reward_model(ctx.inputs[o.reward], ctx.base, ctx.recipe.model.template, ctx.dtype)
         found = {}
         for name, a in answers.items():
             rows = [answer_row(p.id, p.prompt, ids, eos) for p, ids in zip(self.prompts, a.ids, strict=True)]

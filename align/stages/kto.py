@@ -63,7 +63,8 @@ class Kto(Stage[KtoOptions]):
         rows, held_out = self.tokens["train"].rows, self.tokens["test"].rows
         checks.last_label_is_eos([*rows, *held_out], self.template.eos_id, ctx.name)
         start = starting_point(ctx, o.model)
-        policy = open_policy(start, ctx.base, ctx.recipe.model.template, ctx.recipe.adapter, ctx.seed)
+        template, adapter = ctx.recipe.model.template, ctx.recipe.adapter
+        policy = open_policy(start, ctx.base, template, adapter, ctx.seed, ctx.dtype)
         budget = policy.budget(o.tokens_per_microbatch)
 
         def logps(batch: TokenBatch) -> Tensor:
@@ -85,7 +86,8 @@ class Kto(Stage[KtoOptions]):
         def objective(batch: TokenBatch, part: Sequence[TokenRow]) -> Loss:
             return loss(logps(batch), of(own, part), batch, part)
 
-        loss_is_known_at_step_0(ctx.name, rows[:4], logps, loss, own)
+        tolerance = checks.rounding(policy.plain, 1e-5)
+        loss_is_known_at_step_0(ctx.name, rows[:4], logps, loss, own, tolerance)
         groups = [Group("policy", policy.trainable(), o.lr)]
         shown = {"loss": "loss", "rewards/margins": "margin", "kl": "KL"}
         done = fit(ctx, policy, groups, rows, objective, len, shown, budget, anchor)

@@ -34,9 +34,10 @@ class Ppo(Stage[PpoOptions]):
         """Train and write a policy."""
         ctx, o = self.ctx, self.ctx.options
         template = ctx.recipe.model.template
-        policy = open_policy(starting_point(ctx, o.policy), ctx.base, template, ctx.recipe.adapter, ctx.seed)
+        start, adapter = starting_point(ctx, o.policy), ctx.recipe.adapter
+        policy = open_policy(start, ctx.base, template, adapter, ctx.seed, ctx.dtype)
         policy.keep_reference()
-        reward = open_reward_model(ctx.inputs[o.reward], ctx.base, template)
+        reward = open_reward_model(ctx.inputs[o.reward], ctx.base, template, ctx.dtype)
         task = PpoTask(ctx, policy, reward, critic_of(reward), self.prompts.rows)
         every = o.save_every * o.epochs * o.minibatches
         train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=every)

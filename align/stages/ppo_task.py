@@ -243,7 +243,11 @@ class PpoTask:
             f"{self.name}, step 0", "log-probs of policy and reference", now[mask], ref_logps[mask], 1e-6
         )
         checks.same(
-            f"{self.name}, step 0", "log-probs as sampled and recomputed", now[mask], logps[mask], STEP0
+            f"{self.name}, step 0",
+            "log-probs as sampled and recomputed",
+            now[mask],
+            logps[mask],
+            checks.rounding(self.policy.plain, STEP0),
         )
         checks.reward_alone_equals_batched(
             self.reward, [answer_row(r.id, r.prompt, r.responses[0].ids, self.eos) for r in rows[:4]]

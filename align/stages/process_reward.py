@@ -73,6 +73,7 @@ class ProcessReward(Stage[ProcessRewardOptions]):
             ctx.recipe.adapter,
             layers=o.layers,
             seed=ctx.seed,
+            dtype=ctx.dtype,
         )
         reward.steps = Steps(o.step_separator, o.aggregate, o.loss)
         checks.reward_alone_equals_batched(reward, rows[:4])

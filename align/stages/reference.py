@@ -82,6 +82,7 @@ def _key(ctx: StageContext[Any], start: Artifact | Path, rows: Sequence[TokenRow
     head = [
         FORMAT,
         sources.identity(ctx.recipe.model),
+        ctx.dtype,
         sorted(weights.items()),
         manifests.versions(),
         list(how),

@@ -79,6 +79,7 @@ class Reward(Stage[RewardOptions]):
             ctx.recipe.adapter,
             layers=o.layers,
             seed=ctx.seed,
+            dtype=ctx.dtype,
         )
         checks.reward_alone_equals_batched(reward, rows[:4])
         if o.head_init == "fit":

@@ -10,11 +10,11 @@ import torch
 from align.config.stages import SftOptions
 from align.data import cards, tokenize
 from align.data.types import TokenRow
-from align.engine.batch import Budget, TokenBatch, microbatches
+from align.engine.batch import Budget, microbatches
 from align.models.policy import Policy, load_template, open_policy
 from align.objectives.likelihood import nll
-from align.objectives.reduce import Loss
 from align.stages.base import Stage, starting_point
+from align.stages.sft_objective import Likelihood
 from align.stages.supervised import fit
 from align.training import checks
 from align.training.optim import Group
@@ -37,7 +37,12 @@ class Sft(Stage[SftOptions]):
         o = self.ctx.options
         data = cards.load(o.data, "conversations", part, max_drop=o.max_drop)
         return tokenize.conversations(
-            data, self.template, max_prompt=o.max_prompt, max_answer=o.max_answer, max_drop=o.max_drop
+            data,
+            self.template,
+            max_prompt=o.max_prompt,
+            max_answer=o.max_answer,
+            max_drop=o.max_drop,
+            train_on=o.train_on,
         )
 
     def run(self, out: Path) -> dict[str, Any]:
@@ -47,21 +52,24 @@ class Sft(Stage[SftOptions]):
         for note in self.data.notes:
             ctx.reporter.note(note)
         policy = open_policy(
-            starting_point(ctx, o.model), ctx.base, ctx.recipe.model.template, ctx.recipe.adapter, ctx.seed
+            starting_point(ctx, o.model),
+            ctx.base,
+            ctx.recipe.model.template,
+            ctx.recipe.adapter,
+            ctx.seed,
+            ctx.dtype,
         )
         before = held_out_nll(policy, self.held_out.rows, policy.budget(o.tokens_per_microbatch))
-
-        def objective(batch: TokenBatch, rows: list[TokenRow]) -> Loss:
-            return nll(policy.logps(batch)[0], batch.weights)
-
+        objective = Likelihood(policy, o, ctx.seed)
         done = fit(
             ctx,
             policy,
             [Group("policy", policy.trainable(), o.lr)],
             self.data.rows,
             objective,
-            count=lambda rows: sum(sum(r.weights) for row in rows for r in row.responses),
+            count=objective.count,
             shown={"loss": "loss"},
+            on_step=objective.begin,
         )
         policy.save(out)
         return {

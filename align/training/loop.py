@@ -18,6 +18,7 @@ from align.config.stages import TrainingOptions
 from align.errors import Interrupted, NumericsError, is_out_of_memory
 from align.objectives.reduce import Loss, Metric, merge
 from align.training import optim, state
+from align.training.masters import masters_of
 
 HALVINGS = 3  # of a micro-batch, before the stage gives up
 
@@ -103,14 +104,20 @@ def train(
         Interrupted: The run was asked to stop; its state is saved.
         NumericsError: A loss or a gradient is not finite; no step was taken with it.
     """
-    parameters = {f"{g.name}/{name}": p for g in task.groups for name, p in g.parameters.items()}
-    optimizer = optim.adamw(task.groups, options.weight_decay)
+    learned = masters_of(task.groups)
+    parameters = {f"{g.name}/{name}": p for g in learned.groups for name, p in g.parameters.items()}
+    optimizer = optim.build(options.optimizer, learned.groups, options.weight_decay)
+    optimizer.register_step_post_hook(lambda *_: learned.write_back())
+    clipped = optim.clipped_together(learned.groups)
     seed_all(seed)
     start = _resume(task, parameters, optimizer, work, progress)
+    learned.write_back()
     saved, unsaid = start, 0
     for step in range(start, task.total):
         optim.set_lr(optimizer, optim.factor(options.schedule, step, task.total, options.warmup))
-        metrics, tokens = _fitting_step(task, step, optimizer, options.max_grad_norm, work.folder, progress)
+        metrics, tokens = _fitting_step(
+            task, step, optimizer, clipped, options.max_grad_norm, work.folder, progress
+        )
         metrics["lr"] = optimizer.param_groups[0]["lr"]
         row, unsaid = task.after(step, metrics), unsaid + tokens
         if row is not None:
@@ -136,13 +143,19 @@ def seed_all(seed: int) -> None:
 
 
 def _fitting_step(
-    task: Task, step: int, optimizer: torch.optim.Optimizer, max_norm: float, folder: Path, progress: Progress
+    task: Task,
+    step: int,
+    optimizer: torch.optim.Optimizer,
+    clipped: Mapping[str, list[nn.Parameter]],
+    max_norm: float,
+    folder: Path,
+    progress: Progress,
 ) -> tuple[dict[str, float], int]:
     """A step; where memory runs out, the same step again in smaller parts, which changes no result."""
     for attempt in range(HALVINGS + 1):
         draws = torch.get_rng_state()
         try:
-            return _step(task, step, optimizer, max_norm, folder)
+            return _step(task, step, optimizer, clipped, max_norm, folder)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error) or attempt == HALVINGS:
                 raise
@@ -154,7 +167,12 @@ def _fitting_step(
 
 
 def _step(
-    task: Task, step: int, optimizer: torch.optim.Optimizer, max_norm: float, folder: Path
+    task: Task,
+    step: int,
+    optimizer: torch.optim.Optimizer,
+    clipped: Mapping[str, list[nn.Parameter]],
+    max_norm: float,
+    folder: Path,
 ) -> tuple[dict[str, float], int]:
     """Accumulate the gradient over the micro-batches, look at it, then step."""
     optimizer.zero_grad(set_to_none=True)
@@ -175,7 +193,7 @@ def _step(
     metrics = merge(parts)
     metrics["loss"] = total / count
     rows = [name for part in names for name in part]
-    for name, parameters in optim.clipped_together(task.groups).items():
+    for name, parameters in clipped.items():
         norm = float(nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True))
         if not np.isfinite(norm):
             raise _refuse(folder, step, f"gradient norm {norm} of {name}", rows)

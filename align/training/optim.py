@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
+from align.models.adapters import layer_of
+
 BETAS = (0.9, 0.999)
 EPS = 1e-8
+MOMENTUM = 0.95  # of Muon
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,46 @@ def clipped_together(groups: Sequence[Group]) -> dict[str, list[nn.Parameter]]:
     return found
 
 
-def adamw(groups: list[Group], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (arXiv:1711.05101) with one group per `Group`; vectors and scalars are not decayed."""
+def build(name: str, groups: Sequence[Group], weight_decay: float) -> torch.optim.Optimizer:
+    """The optimizer of that name; vectors and scalars are not decayed.
+
+    Args:
+        name: `adamw` (arXiv:1711.05101); `muon` (https://kellerjordan.github.io/posts/muon/) for the matrices
+            of the layers, scaled as in arXiv:2502.16982 so that AdamW's learning rate serves, and AdamW for
+            embeddings, heads, norms and biases; `adamw_8bit`, AdamW whose moments are kept in 8 bits
+            (arXiv:2110.02861).
+        groups: What learns.
+        weight_decay: Times the learning rate, taken from a matrix at each step.
+    """
+    if name != "muon":
+        return _adamw(name, _parts(groups, weight_decay))
+    hidden = [_subset(group, hidden=True) for group in groups]
+    others = [_subset(group, hidden=False) for group in groups]
+    matrices = [part for part in _parts(hidden, weight_decay) if part["params"]]
+    if not matrices:
+        return _adamw("adamw", _parts(groups, weight_decay))
+    muon = torch.optim.Muon(matrices, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw")
+    rest = [part for part in _parts(others, weight_decay) if part["params"]]
+    return Together([muon, *([_adamw("adamw", rest)] if rest else [])])
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimizers that step as one; they share parameter groups and state with it."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self.parts = parts
+        for part in parts:
+            part.state = self.state
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of each."""
+        for part in self.parts:
+            part.step()
+
+
+def _parts(groups: Sequence[Group], weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups of the optimizer for each `Group`: what is decayed, and where there is any, what is not."""
     parts = []
     for group in groups:
         matrices = [p for p in group.parameters.values() if p.ndim >= 2]
@@ -48,7 +90,26 @@ def adamw(groups: list[Group], weight_decay: float) -> torch.optim.AdamW:
         parts.append({"params": matrices, "lr": group.lr, "peak": group.lr, "weight_decay": weight_decay})
         if rest:
             parts.append({"params": rest, "lr": group.lr, "peak": group.lr, "weight_decay": 0.0})
-    return torch.optim.AdamW(parts, betas=BETAS, eps=EPS, fused=True)
+    return parts
+
+
+def _subset(group: Group, *, hidden: bool) -> Group:
+    """The matrices of the decoder's layers, or everything else."""
+    chosen = {n: p for n, p in group.parameters.items() if _is_hidden(n, p) == hidden}
+    return replace(group, parameters=chosen)
+
+
+def _is_hidden(name: str, p: nn.Parameter) -> bool:
+    return p.ndim == 2 and layer_of(f".{name}") is not None
+
+
+def _adamw(name: str, parts: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if name == "adamw":
+        return torch.optim.AdamW(parts, betas=BETAS, eps=EPS, fused=True)
+    import bitsandbytes
+
+    found: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(parts, betas=BETAS, eps=EPS)
+    return found
 
 
 def factor(schedule: str, step: int, total: int, warmup: float) -> float:

@@ -24,7 +24,8 @@ def capture(
     tensors = {f"model/{name}": p.detach() for name, p in parameters.items()}
     for name, p in parameters.items():
         for key, value in optimizer.state.get(p, {}).items():
-            tensors[f"optimizer/{key}/{name}"] = value
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{key}/{name}"] = value
     tensors["rng/torch"] = torch.get_rng_state()
     version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
@@ -33,8 +34,18 @@ def capture(
         "python": [version, list(words), gauss],
         "numpy": [kind, int(position), int(has_gauss), float(cached)],
     }
-    learned = [name for name, p in parameters.items() if optimizer.state.get(p)]
-    return tensors, {"rng": rest, "moments": learned}
+    return tensors, {"rng": rest, "moments": _moments(parameters, optimizer)}
+
+
+def _moments(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, dict[str, float | None]]:
+    """What the optimizer keeps of each parameter that has learned: plain numbers, and None for tensors."""
+    return {
+        name: {key: None if isinstance(x, Tensor) else x for key, x in optimizer.state[p].items()}
+        for name, p in parameters.items()
+        if optimizer.state.get(p)
+    }
 
 
 def restore(
@@ -50,10 +61,11 @@ def restore(
         IntegrityError: A part is missing or left over; it is named.
     """
     wanted = {f"model/{name}" for name in parameters} | {"rng/torch", "rng/numpy"}
-    moments = {key.split("/", 2)[2] for key in tensors if key.startswith("optimizer/exp_avg/")}
-    wanted |= {f"optimizer/{key}/{name}" for name in moments for key in ("exp_avg", "exp_avg_sq", "step")}
-    if moments != set(state["moments"]):  # of parameters that have not learned yet there are none
-        what = f"optimizer state of {len(moments)} of {len(state['moments'])} parameters"
+    moments: Mapping[str, Mapping[str, float | None]] = state["moments"]
+    wanted |= {f"optimizer/{key}/{n}" for n, kept in moments.items() for key, x in kept.items() if x is None}
+    found = {key.split("/", 2)[2] for key in tensors if key.startswith("optimizer/")}
+    if found != set(moments):  # of parameters that have not learned yet there are none
+        what = f"optimizer state of {len(found)} of {len(moments)} parameters"
         raise IntegrityError(where, what, "remove it to start over")
     for problem, names in (("misses", wanted - set(tensors)), ("has unknown", set(tensors) - wanted)):
         if names:
@@ -65,8 +77,8 @@ def restore(
             p.copy_(tensors[f"model/{name}"])
             if name in moments:
                 optimizer.state[p] = {
-                    key: tensors[f"optimizer/{key}/{name}"].clone()
-                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    key: tensors[f"optimizer/{key}/{name}"].clone() if number is None else number
+                    for key, number in moments[name].items()
                 }
     torch.set_rng_state(tensors["rng/torch"])
     version, words, gauss = state["rng"]["python"]

@@ -48,6 +48,7 @@ class SupervisedTask:
         count: What a step's summed loss is divided by, over all its rows.
         shown: Metric -> its short name on the progress line.
         anchor: What the objective takes as given in a step, if anything.
+        on_step: Told each step before its micro-batches, for an objective that depends on it.
     """
 
     groups: list[Group]
@@ -60,6 +61,7 @@ class SupervisedTask:
     count: Callable[[Sequence[TokenRow]], float]
     shown: Mapping[str, str]
     anchor: Anchor | None = None
+    on_step: Callable[[int], None] = lambda step: None
 
     @property
     def total(self) -> int:
@@ -68,6 +70,7 @@ class SupervisedTask:
 
     def micros(self, step: int) -> tuple[Iterable[Micro], float]:
         """The step's rows, cut by the token budget."""
+        self.on_step(step)
         epoch, place = divmod(step, steps(len(self.rows), 1, self.batch_size))
         chosen = batches(self.rows, self.seed, epoch, self.batch_size)[place]
         if self.anchor is not None:

@@ -304,15 +304,26 @@ def assert_clips_some(trace: Trace, limit: float) -> None:
     assert min(norms) < limit < max(norms)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_sft(base: Path, tmp_path: Path, case: Case) -> None:
+@pytest.mark.parametrize(
+    ("case", "more", "their_more"),
+    [
+        *((case, {}, {}) for case in CASES),
+        (CASES[0], {"loss": "dft", "max_grad_norm": 0.05}, {"loss_type": "dft", "max_grad_norm": 0.05}),
+        (CASES[0], {"label_smoothing": 0.1}, {"label_smoothing_factor": 0.1}),
+    ],
+    ids=str,
+)
+def test_sft(
+    base: Path, tmp_path: Path, case: Case, more: dict[str, Any], their_more: dict[str, Any]
+) -> None:
     rows, (lr, clip) = conversations(case.rows), (3e-3, 3.0) if case.adapter is FULL else (5e-3, 1.8)
-    stage = Sft(context(case, SftOptions(kind="sft", **our_options(case, lr, clip)), base, tmp_path))
+    options = SftOptions(kind="sft", **our_options(case, lr, clip) | more)
+    stage = Sft(context(case, options, base, tmp_path))
     stage.data, stage.held_out = Tokenised("x", rows), Tokenised("x")
     mine = ours(stage, tmp_path)
     trainer = SFTTrainer(
         AutoModelForCausalLM.from_pretrained(base),
-        SFTConfig(completion_only_loss=True, **their_options(case, lr, clip, tmp_path)),
+        SFTConfig(completion_only_loss=True, **their_options(case, lr, clip, tmp_path) | their_more),
         train_dataset=columns(
             case,
             rows,
@@ -324,7 +335,7 @@ def test_sft(base: Path, tmp_path: Path, case: Case) -> None:
     )
     other, before = theirs(trainer)
     assert_equal(mine, other, before)
-    assert_clips_some(other, clip)
+    assert_clips_some(other, options.max_grad_norm)
 
 
 @pytest.mark.parametrize(

@@ -125,9 +125,14 @@ FILES = [
     Bad("a turn without content", '{"messages": [{"role": "user"}]}\n', "@:1: field 'messages[0].content' is null, not text; give a string"),
     Bad("an unknown key of a turn", '{"messages": [{"role": "user", "content": "q", "wieght": 0}]}\n', "@:1: field 'messages[0]' has an unknown key 'wieght'; a turn has role, content and weight"),
     Bad("a weight below 0", '{"messages": [{"role": "assistant", "content": "a", "weight": -1}]}\n', "@:1: field 'messages[0].weight' is -1; give 0 or more"),
+    Bad("a weight of a row that is 0", '{"text": "a", "weight": 0}\n', "@:1: field 'weight' is 0; give more than 0, or leave the row out"),
+    Bad("a weight of a row that is no number", '{"text": "a", "weight": "much"}\n', "@:1: field 'weight' is text, not a number; give a number"),
+    Bad("a weight of a row that is not finite", '{"text": "a", "weight": NaN}\n', "@:1: field 'weight' is nan; give a finite number or leave the row out"),
+    Bad("a weight of a ranking", ranking(weight=2), "@:1: field 'weight' is not read in preferences; leave it out, or repeat the row; only conversations have one"),
     # other files
+    Bad("a text that is not UTF-8", b"a\xff", "@: byte 1 of the file is not UTF-8; save the file as UTF-8", "bad.txt"),
     Bad("200,000 empty lines", "\n" * 200_000, "@:100001: 100,000 empty lines in a row; remove them"),
-    Bad("an unknown suffix", "a", "@: of no known kind; give a .jsonl, .json, .csv or .parquet file (.gz and .zst too)", "bad.txt"),
+    Bad("an unknown suffix", "a", "@: of no known kind; give a .jsonl, .json, .csv, .parquet or .txt file (.gz and .zst too)", "bad.doc"),
     Bad("a broken JSON array", '[{"text": "a"},\n {"text" "b"}]', "@:2: column 10: Expecting ':' delimiter; mend the JSON", "bad.json"),
     Bad("a JSON array that is cut off", '[{"text": "a"},\n {"text": "b"}', "@:2: column 15: Expecting ',' delimiter; mend the JSON", "bad.json"),
     Bad("a comma too many", '[{"text": "a"},]', "@:1: column 16: Expecting value; mend the JSON", "bad.json"),
@@ -187,9 +192,9 @@ def loop(path: Path) -> None:
     ("make", "line"),
     [
         (missing, "no such file; check the path"),
-        (Path.mkdir, "is a folder; give a .jsonl, .json, .csv or .parquet file"),
+        (Path.mkdir, "is a folder; give a .jsonl, .json, .csv, .parquet or .txt file"),
         (loop, "too many levels of symbolic links; check the path"),
-        (os.mkfifo, "is not a regular file; give a .jsonl, .json, .csv or .parquet file"),
+        (os.mkfifo, "is not a regular file; give a .jsonl, .json, .csv, .parquet or .txt file"),
     ],
 )
 def test_what_is_no_file(make: Callable[[Path], None], line: str, tmp_path: Path) -> None:

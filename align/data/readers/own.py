@@ -13,7 +13,8 @@
 | prompts | prompt |
 
 `prompt` is text or a list of turns, and so is an unpaired `completion`, of one turn; `id` is optional
-everywhere; other fields are passed over.
+everywhere, and so is `weight` (above 0) in the first three, which scales the loss of the row; other fields
+are passed over.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ FORMS: dict[str, set[str]] = {
     "prompts": {"prompt"},
 }
 ORDERS = ("tiers", "ranks", "ratings")
-KNOWN = set.union(*FORMS.values()).union(ORDERS)
+KNOWN = {"weight"}.union(*FORMS.values(), ORDERS)
 Form = Literal[
     "messages", "completion", "unpaired", "text", "pairs", "rankings", "rating", "stepwise", "prompts"
 ]
@@ -117,14 +118,14 @@ def _row(record: Record, form: str, context: Context) -> Row | None:
 
 
 def _messages(record: Record, name: str, context: Context) -> Row:
-    return Conversation(
-        name, messages(record, "messages", record.data["messages"], "assistant"), context.name
-    )
+    turns = messages(record, "messages", record.data["messages"], "assistant")
+    return Conversation(name, turns, context.name, _weight(record))
 
 
 def _completion(record: Record, name: str, context: Context) -> Row:
     prompt = messages(record, "prompt", record.data["prompt"], "user")
-    return Conversation(name, (*prompt, Message("assistant", text(record, "completion"))), context.name)
+    turns = (*prompt, Message("assistant", text(record, "completion")))
+    return Conversation(name, turns, context.name, _weight(record))
 
 
 def _unpaired(record: Record, name: str, context: Context) -> Row:
@@ -149,10 +150,34 @@ def _desirable(record: Record) -> bool:
 
 
 def _text(record: Record, name: str, context: Context) -> Row:
-    return Conversation(name, (Message("assistant", text(record, "text")),), context.name)
+    turns = (Message("assistant", text(record, "text")),)
+    return Conversation(name, turns, context.name, _weight(record))
+
+
+def _weight(record: Record) -> float:
+    """What scales the loss of a conversation; a table's cell may hold it as text."""
+    given = record.data.get("weight", 1.0)
+    weight = number(record, "weight", _as_number(given) if isinstance(given, str) else given)
+    if weight <= 0:
+        raise wrong(record, "weight", f"is {weight:g}", "give more than 0, or leave the row out")
+    return weight
+
+
+def _as_number(given: str) -> float | str:
+    try:
+        return float(given)
+    except ValueError:
+        return given
+
+
+def _refuse_weight(record: Record) -> None:
+    if "weight" in record.data:
+        fix = "leave it out, or repeat the row; only conversations have one"
+        raise wrong(record, "weight", "is not read in preferences", fix)
 
 
 def _pair(record: Record, name: str, context: Context) -> Row | None:
+    _refuse_weight(record)
     sides = [_side(record, field) for field in ("chosen", "rejected")]
     if sides[0][:-1] != sides[1][:-1]:
         raise wrong(
@@ -185,6 +210,7 @@ def _side(record: Record, field: str) -> tuple[Message, ...]:
 
 
 def _ranking(record: Record, name: str, context: Context) -> Row | None:
+    _refuse_weight(record)
     prompt = messages(record, "prompt", record.data["prompt"], "user")
     answers = texts(record, "answers")
     if len(answers) < 2:

@@ -113,7 +113,7 @@ FILES: list[tuple[str, str | bytes, list[str]]] = [
         "stages:\n  a: {kind: sft}\n",
         [
             f"{AT}:2: stages.a.data: is missing; "
-            "give a card, a file, {card: ..., path: ...} or a list of these (conversations)"
+            "give a card, a file, {card: ..., path: ...} or a list of these (conversations, or plain texts)"
         ],
     ),
     # 3: out of range

@@ -267,3 +267,11 @@ def test_the_kl_of_kto_needs_another_answer() -> None:
         {"batch_size": 1, "loss": "apo_zero_unpaired"},
     ):
         assert keys(HUB, NONE, kto(**given)) == []
+
+
+def test_dft_spreads_no_target() -> None:
+    sft = {"kind": "sft", "data": "t", "max_answer": 64}
+    assert keys(HUB, NONE, SftOptions.model_validate({**sft, "label_smoothing": 0.1})) == []
+    wrong = SftOptions.model_validate({**sft, "label_smoothing": 0.1, "loss": "dft"})
+    assert keys(HUB, NONE, wrong) == ["stages.s.label_smoothing"]
+    assert keys(HUB, NONE, wrong.model_copy(update={"label_smoothing": 0.0})) == []

@@ -355,3 +355,12 @@ def test_identity_changes_with_content_card_and_use(folder: Path) -> None:
 def test_identity_of_a_file_is_where_it_lies_not(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     assert cards.identity(prompts(tmp_path, "p", "a")) == cards.identity(prompts(tmp_path / "x", "p", "a"))
+
+
+def test_a_text_file_is_one_row_and_is_trained_on_whatever_it_says(tmp_path: Path) -> None:
+    for number in range(20):  # about two of them would be held out by their opening
+        path = tmp_path / f"{number}.txt"
+        path.write_text(f"Chapter {number}.\n\nOnce upon a time.")
+        (row,) = cards.load(str(path), "conversations", "train")
+        assert row.messages[0].content == f"Chapter {number}.\n\nOnce upon a time."
+        assert not len(cards.load(str(path), "conversations", "test"))

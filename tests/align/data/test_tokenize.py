@@ -22,6 +22,7 @@ from align.data.types import (
 )
 from align.errors import DataError
 from align.models.tiny import build_tokenizer
+from align.training.checks import last_label_is_eos
 
 EOS = 0
 ESCAPED = "special tokens in texts, encoded as plain text"
@@ -46,7 +47,9 @@ class Letters:
         """Letters, separator."""
         return [[*map(ord, step + separator)] for step in steps]
 
-    def encode_conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[float]]:
+    def encode_conversation(
+        self, messages: Sequence[Message], *, every: bool = False
+    ) -> tuple[list[int], list[float]]:
         """Prompt and answer."""
         prompt, answer = self.encode_prompt(messages[:-1]), self.encode_answer(messages[-1].content)
         return [*prompt, *answer], [0.0] * len(prompt) + [messages[-1].weight] * len(answer)
@@ -190,3 +193,71 @@ def test_the_prompt_of_a_conversation_ends_where_training_starts() -> None:
     assert template.decode(row.prompt).endswith("user\nc<|im_end|>\n<|im_start|>assistant\n")
     assert template.decode(row.responses[0].ids) == "d<|im_end|>"
     assert row.responses[0].weights == (2.0, 2.0)
+
+
+TALK = (*ask("a"), Message("assistant", "b", 0.5), *ask("c"), Message("assistant", "d", 2.0))
+
+
+def scored(turns: tuple[Message, ...], train_on: Any) -> tuple[ChatTemplate, Any]:
+    template = ChatTemplate(build_tokenizer(300), "chatml")
+    data = Dataset("d", [Conversation("x", turns, weight=3.0)])
+    out = tokenize.conversations(
+        data, template, max_prompt=99, max_answer=99, max_drop=1.0, train_on=train_on
+    )
+    return template, out.rows[0]
+
+
+def test_the_last_turn_alone_is_trained_on() -> None:
+    template, row = scored(TALK, "last")
+    assert template.decode(row.responses[0].ids) == "d<|im_end|>"
+    assert row.responses[0].weights == (2.0, 2.0)
+    assert row.weight == 3.0
+
+
+def test_every_token_but_the_first_is_trained_on_by_the_weight_of_its_turn() -> None:
+    turns = (Message("user", "a", 0.25), TALK[1], Message("user", "c", 0.0), TALK[3])
+    template, row = scored(turns, "all")
+    assert template.decode(row.prompt) == "<|im_start|>", "nothing stands before it"
+    told = [
+        (template.decode([i]), w) for i, w in zip(row.responses[0].ids, row.responses[0].weights, strict=True)
+    ]
+    text = "".join(piece for piece, _ in told)
+    assert text == (
+        "user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nc<|im_end|>\n"
+        "<|im_start|>assistant\nd<|im_end|>"
+    )
+    ends = [i for i, (piece, _) in enumerate(told) if piece == "<|im_end|>"]
+    assert [told[i][1] for i in ends] == [0.25, 0.5, 0.0, 2.0]
+    assert {w for _, w in told[: ends[0] + 1]} == {0.25}
+    assert {w for _, w in told[ends[1] + 1 : ends[2] + 1]} == {0.0}
+
+
+def test_where_every_token_is_trained_on_the_row_may_be_as_long_as_prompt_and_answer() -> None:
+    template = ChatTemplate(build_tokenizer(300), "chatml")
+    talk = [Conversation("x", (*ask("how " * 9), Message("assistant", "well " * 9)))]
+    ids, _ = template.encode_conversation(talk[0].messages)
+    out = tokenize.conversations(
+        Dataset("d", talk), template, max_prompt=20, max_answer=8, max_drop=0, train_on="all"
+    )
+    (row,) = out.rows
+    assert [*row.prompt, *row.responses[0].ids] == [*ids[:27], template.eos_id]
+    assert row.responses[0].weights == (1.0,) * 26 + (0.0,), "the EOS that was put back is not trained"
+
+
+def test_a_long_text_is_cut_into_windows_that_score_each_token_once() -> None:
+    template = ChatTemplate(build_tokenizer(300), "chatml")
+    texts = [Conversation(name, (Message("assistant", text),), "s", 2.0) for name, text in
+             (("long", "abcdefghijklmnop"), ("short", "a"))]  # fmt: skip
+    ids, _ = template.encode_conversation(texts[0].messages)
+    size = 4
+    out = tokenize.conversations(Dataset("d", texts), template, max_prompt=20, max_answer=size, max_drop=0)
+    *windows, short = out.rows
+    assert [row.id for row in windows] == ["long", *(f"long/{n}" for n in range(2, len(windows) + 1))]
+    assert [token for row in windows for token in row.responses[0].ids] == ids[1:]
+    assert {w for row in windows for w in row.responses[0].weights} == {1.0}
+    assert [row.prompt for row in windows] == [(ids[i],) for i in range(0, len(ids) - 1, size)]
+    assert [row.ends for row in windows] == [False] * (len(windows) - 1) + [True]
+    assert windows[-1].responses[0].ids[-1] == template.eos_id
+    assert (short.ends, len(short.responses[0].ids), short.weight) == (True, 2, 2.0)
+    assert out.notes == ["d: 1 plain texts cut into windows of max_answer 4, in 2 rows"]
+    last_label_is_eos(out.rows, template.eos_id, "sft")

@@ -10,7 +10,7 @@ from align.data.types import Response, TokenRow
 from align.engine import head as head_module
 from align.engine.batch import Budget, cut, pack
 from align.engine.forward import states
-from align.engine.head import Measure, token_logps
+from align.engine.head import Measure, mean_logps, token_logps
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +126,22 @@ def test_a_stream_is_cut_into_few_parts_about_equally_full() -> None:
     assert cut([], Budget(9)) == []
     assert Budget(9, padded=True).halved() == Budget(4, padded=True)
     assert Budget(1).halved() == Budget(1)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_mean_over_the_vocabulary_and_its_gradients_equal_full_logits(bias: bool) -> None:
+    torch.manual_seed(1)
+    head, targets = torch.nn.Linear(8, 13, bias=bias), torch.tensor([3, 3, 0, 12])
+    hidden = torch.randn(4, 8)
+    found = []
+    for ours in (True, False):
+        x = hidden.clone().requires_grad_()
+        head.zero_grad()
+        if ours:
+            means = mean_logps(x, head, targets, token_logps(x, head, targets)[0])
+        else:
+            means = head(x).log_softmax(-1).mean(-1)
+        (means * torch.tensor([1.0, -2.0, 0.5, 3.0])).sum().backward()
+        found.append([means.detach(), x.grad, *(p.grad.clone() for p in head.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

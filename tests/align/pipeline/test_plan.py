@@ -13,7 +13,7 @@ from align.artifacts.commit import commit
 from align.artifacts.store import Store
 from align.config.schema import Recipe
 from align.errors import ConfigError, IntegrityError, Problems
-from align.models import sources
+from align.models import precision, sources
 from align.pipeline import ingredients as ingredients_module
 from align.pipeline import plan as plans
 from align.pipeline.plan import Plan, build, work_of
@@ -280,3 +280,36 @@ def test_a_stage_on_another_base_model_is_new_not_changed(make_recipe: Any, stor
     other = build(make_recipe(top={"model": {"kind": "tiny", "seed": 1}}), store)
     assert set(statuses(other).values()) == {"new"}
     assert [row.seconds for row in other.rows] == [None] * 4, "the time of another model says nothing"
+
+
+def test_a_package_that_an_option_needs_is_missing(
+    make_recipe: Any, store: Store, monkeypatch: pytest.MonkeyPatch, fake_stage: Any
+) -> None:
+    monkeypatch.setattr(plans, "EXTRA", "not_installed_anywhere")
+    build(make_recipe(), store)
+    with pytest.raises(ConfigError) as caught:
+        build(make_recipe(sft={"optimizer": "adamw_8bit"}), store)
+    assert str(caught.value) == (
+        "stages.sft.optimizer: adamw_8bit needs not_installed_anywhere, which is not installed; "
+        "pip install 'align[not_installed_anywhere]', or try stages.sft.optimizer=adamw"
+    )
+    monkeypatch.setattr(plans, "EXTRA", "json")
+    build(make_recipe(sft={"optimizer": "adamw_8bit"}), store)
+
+
+def test_the_dtype_is_part_of_a_result_and_what_auto_took_is_said(
+    make_recipe: Any, store: Store, monkeypatch: pytest.MonkeyPatch, fake_stage: Any
+) -> None:
+    plan = build(make_recipe(), store)
+    finish(plan)
+    assert plan.notes == []
+    monkeypatch.setattr(precision, "has_bf16", lambda: False)
+    auto = make_recipe(top={"hardware": {"dtype": "auto"}})
+    assert set(statuses(build(auto, store)).values()) == {"reused"}, "it stands for float32 here"
+    monkeypatch.setattr(precision, "has_bf16", lambda: True)
+    plan = build(auto, store)
+    assert statuses(plan)["sft"] == "changed: hardware.dtype float32 -> bfloat16"
+    assert plan.notes[0] == (
+        "computes in bfloat16, which this CPU has instructions for; what learns is kept in float32"
+    )
+    assert {row.stage.ctx.dtype for row in plan.rows if row.stage is not None} == {"bfloat16"}

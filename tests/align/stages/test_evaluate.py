@@ -50,7 +50,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     )
     ctx = SimpleNamespace(
         options=options, seed=11, name="eval", work=work, stop=lambda: False, base="folder",
-        reporter=SimpleNamespace(step=lambda *a: None),
+        reporter=SimpleNamespace(step=lambda *a: None), dtype="float32",
         recipe=SimpleNamespace(model=SimpleNamespace(template=None)),
     )  # fmt: skip
     made = Evaluate(ctx)  # type: ignore[arg-type]

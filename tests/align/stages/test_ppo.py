@@ -53,14 +53,18 @@ class Scripted(PpoTask):
                 **options,
             }  # fmt: skip
         )
+        plain = SimpleNamespace(dtype=torch.float32)
         policy = SimpleNamespace(
+            plain=plain,
             template=SimpleNamespace(eos_id=EOS, decode=str),
             trainable=dict,
             budget=lambda tokens: Budget(tokens if tokens != "auto" else 4096),
-            logps=lambda b, t: (torch.full((len(b.targets),), LOGP), None),
+            logps=lambda b, t, *_: (torch.full((len(b.targets),), LOGP), None),
             ref_logps=lambda b, t: torch.full((len(b.targets),), LOGP - self.drift[len(self.seeds) - 1]),
         )
-        reward = SimpleNamespace(scores=lambda b: (b.spans[:, 3] - b.spans[:, 2]).float(), steps=None)
+        reward = SimpleNamespace(
+            plain=plain, scores=lambda b: (b.spans[:, 3] - b.spans[:, 2]).float(), steps=None
+        )
         critic = SimpleNamespace(
             trainable=dict, mean=0.0, std=1.0, values=lambda b: torch.zeros(len(b.targets))
         )

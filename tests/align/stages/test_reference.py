@@ -31,7 +31,8 @@ class Asked:
         self.computed, self.notes = 0, []  # type: ignore[var-annotated]
         model = TinyModel(kind="tiny")
         reporter = SimpleNamespace(note=self.notes.append)
-        self.ctx: Any = SimpleNamespace(name="dpo", recipe=SimpleNamespace(model=model), reporter=reporter)
+        recipe = SimpleNamespace(model=model)
+        self.ctx: Any = SimpleNamespace(name="dpo", recipe=recipe, reporter=reporter, dtype="float32")
 
     def __call__(self, start: Artifact | Path, rows: list[TokenRow]) -> dict[str, Tensor]:
         """Ask; a row's log-probs are the negative lengths of its prompt and responses."""
@@ -95,6 +96,9 @@ def test_other_weights_are_computed_and_other_notes_are_not(asked: Asked, tmp_pa
     asked.ctx.recipe.model = TinyModel(kind="tiny", seed=1)
     asked(tmp_path, ROWS)
     assert asked.computed == 4
+    asked.ctx.dtype = "bfloat16"
+    asked(tmp_path, ROWS)
+    assert asked.computed == 5
 
 
 def test_what_is_torn_is_computed_again(asked: Asked, tmp_path: Path) -> None:

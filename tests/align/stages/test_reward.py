@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from align.config.stages import RewardOptions
 from align.data.types import Dataset, Message, Ranking
@@ -59,7 +60,9 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Reward:
         tokens_per_microbatch=16,
     )  # fmt: skip
     recipe = SimpleNamespace(model=SimpleNamespace(template=None), adapter=None)
-    ctx: Any = SimpleNamespace(options=options, recipe=recipe, base="base", name="rm", seed=4)
+    ctx: Any = SimpleNamespace(
+        options=options, recipe=recipe, base="base", name="rm", seed=4, dtype="float32"
+    )
     made = Reward(ctx)
     assert made.prepare() == 3 * 2, "epochs over the training rankings, a step each"
     return made
@@ -81,6 +84,7 @@ def test_it_is_measured_on_held_out_rankings_with_the_answers_it_scored(
         return batch.ids[batch.spans[:, 2]].float()
 
     model = SimpleNamespace(
+        plain=SimpleNamespace(dtype=torch.float32),
         scores=scores,
         steps=None,
         save=lambda out: None,

@@ -75,13 +75,94 @@ def test_sft_learns_to_imitate(tmp_path: Path, adapter: str) -> None:
     assert rows[0]["loss"] == pytest.approx(got["before"]["nll"], rel=0.15)
 
 
-def test_micro_batches_change_nothing(tmp_path: Path) -> None:
-    weights = []
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_sft_learns_with_muon(tmp_path: Path, adapter: str) -> None:
+    sft = {**SFT, "epochs": 4, "lr": 2e-2, "optimizer": "muon"}
+    got = summary(run(tmp_path, {"sft": sft}, f"adapter={adapter}")["sft"])
+    assert got["after"]["nll"] < got["before"]["nll"] - 0.05
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"normalise": "sequence", "neftune_alpha": 5.0},
+        {"train_on": "all", "label_smoothing": 0.1},
+        {"train_on": "last", "loss": "dft"},
+    ],
+    ids=str,
+)
+def test_micro_batches_change_nothing(tmp_path: Path, options: dict[str, Any]) -> None:
+    weights, losses = [], []
     for budget in (64, 4096):
-        made = run(tmp_path / str(budget), {"sft": {**SFT, "tokens_per_microbatch": budget}}, "adapter=none")
+        sft = {**SFT, **options, "tokens_per_microbatch": budget}
+        made = run(tmp_path / str(budget), {"sft": sft}, "adapter=none")
         weights.append(load_file(made["sft"].path / "model.safetensors"))
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=1e-5)
+        losses.append([row["loss"] for row in metrics(made["sft"])])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for name, tensor in weights[0].items():  # two steps of 1e-3; AdamW makes steps of the rounding near 0
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_sft_in_bfloat16_differs_by_its_rounding(tmp_path: Path, adapter: str) -> None:
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        made = run(tmp_path / dtype, {"sft": SFT}, f"adapter={adapter}", f"hardware.dtype={dtype}")
+        found[dtype] = [row["loss"] for row in metrics(made["sft"])]
+        name = "model.safetensors" if adapter == "none" else "adapter_model.safetensors"
+        kept = "bfloat16" if (adapter, dtype) == ("none", "bfloat16") else "float32"
+        assert {str(x.dtype) for x in load_file(made["sft"].path / name).values()} == {f"torch.{kept}"}
+        assert made["sft"].manifest.ingredients["dtype"] == dtype
+        if adapter == "none":
+            assert json.loads((made["sft"].path / "config.json").read_text())["dtype"] == kept
+    assert found["float32"] != found["bfloat16"]
+    assert found["float32"] == pytest.approx(found["bfloat16"], rel=2**-8)
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora", "dora"])
+def test_every_stage_runs_in_bfloat16(tmp_path: Path, adapter: str) -> None:
+    ppo = {
+        "kind": "ppo", "policy": "dpo", "reward": "reward", "prompts": "everyday_prompts", "iterations": 1,
+        "prompts_per_iteration": 4, "epochs": 1, "minibatches": 2, "max_prompt": 32,
+        "sampling": {"max_new_tokens": 8}, "lr": 1e-3,
+    }  # fmt: skip
+    evaluate = {
+        "kind": "evaluate", "policies": ["sft", "ppo"], "reward": "reward", "prompts": "everyday_prompts",
+        "limit": 4, "max_prompt": 32, "sampling": {"max_new_tokens": 8},
+    }  # fmt: skip
+    stages = {
+        "sft": SFT,
+        "reward": {**REWARD, "model": "sft", "head_init": "fit"},
+        "dpo": {**DPO, "epochs": 1},
+        "ppo": ppo,
+        "eval": evaluate,
+    }
+    made = run(tmp_path, stages, f"adapter={adapter}", "hardware.dtype=bfloat16")
+    assert len(made) == 5
+    name = "model.safetensors" if adapter == "none" else "adapter_model.safetensors"
+    head = next(x for n, x in load_file(made["reward"].path / name).items() if "score" in n)
+    assert head.dtype == (torch.bfloat16 if adapter == "none" else torch.float32)
+
+
+def test_noise_is_part_of_training_alone(tmp_path: Path) -> None:
+    """It changes what is learned, and nothing of what is measured before."""
+    plain, noisy = (
+        summary(run(tmp_path / str(alpha), {"sft": {**SFT, "neftune_alpha": alpha}})["sft"])
+        for alpha in (0.0, 50.0)
+    )
+    assert plain["before"] == noisy["before"]
+    assert plain["after"]["nll"] != noisy["after"]["nll"]
+
+
+def test_plain_texts_are_learned_window_by_window(tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("The cat sat on the mat and the dog lay on the log. " * 20)
+    sft = {**SFT, "data": str(book), "epochs": 5, "lr": 1e-2}
+    made = run(tmp_path, {"sft": sft}, "adapter=none")
+    rows = metrics(made["sft"])
+    assert summary(made["sft"])["rows"] > 8, "windows"
+    assert rows[-1]["loss"] < rows[0]["loss"] - 1.0
 
 
 @pytest.mark.parametrize(

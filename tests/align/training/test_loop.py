@@ -93,11 +93,13 @@ def work(folder: Path) -> Work:
     return Store(folder).work("policy", "k" * 64)
 
 
-def run(task: Line, folder: Path, stop_at: int | None = None, every: int = 2) -> Work:
+def run(
+    task: Line, folder: Path, stop_at: int | None = None, every: int = 2, options: SftOptions = OPTIONS
+) -> Work:
     w = work(folder)
     calls = iter(range(1, 100))
     train(
-        task, OPTIONS, w, Quiet(), lambda: stop_at is not None and next(calls) == stop_at, seed=3, every=every
+        task, options, w, Quiet(), lambda: stop_at is not None and next(calls) == stop_at, seed=3, every=every
     )
     return w
 
@@ -134,6 +136,54 @@ def test_interrupted_and_resumed_is_bit_identical(tmp_path: Path, stop_at: int) 
     got = run(second, tmp_path / "b").metrics.rows()
     assert got == want
     assert torch.equal(whole.model.weight, second.model.weight)
+
+
+class Layer(Line):
+    """The same with a hidden layer, under the name that a decoder's have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Linear(3, 2048), nn.Linear(2048, 1))
+        names = {"0": "model.layers.0.up_proj", "1": "score"}
+        named = {f"{names[n[0]]}{n[1:]}": p for n, p in self.model.named_parameters()}
+        self.groups = [Group("line", named, 0.01)]
+        self.dropout = 0.5
+
+
+def test_a_model_in_bfloat16_resumes_bit_for_bit_and_learns_as_in_float32(tmp_path: Path) -> None:
+    """The first loss differs by rounding alone; the float32 copies are part of the state."""
+    tasks = [Line() for _ in range(4)]
+    for task in tasks[1:]:
+        task.model.bfloat16()
+        task.x = task.x.bfloat16()
+    exact, whole, first, second = tasks
+    want = run(whole, tmp_path / "a").metrics.rows()
+    with pytest.raises(Interrupted, match="step 3 of 6"):
+        run(first, tmp_path / "b", stop_at=3)
+    assert run(second, tmp_path / "b").metrics.rows() == want
+    assert torch.equal(whole.model.weight, second.model.weight)
+    losses = [[row["loss"] for row in rows] for rows in (run(exact, tmp_path / "c").metrics.rows(), want)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.03)
+    saved = work(tmp_path / "b").latest()
+    assert saved is not None
+    assert saved.tensors["model/line/weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw_8bit"])
+def test_other_optimizers_resume_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
+    if optimizer == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
+    options = OPTIONS.model_copy(update={"optimizer": optimizer, "lr": 0.01, "weight_decay": 0.1})
+    whole, first, second = Layer(), Layer(), Layer()
+    want = run(whole, tmp_path / "a", options=options).metrics.rows()
+    with pytest.raises(Interrupted, match="step 3 of 6"):
+        run(first, tmp_path / "b", stop_at=3, options=options)
+    torch.manual_seed(99)
+    got = run(second, tmp_path / "b", options=options).metrics.rows()
+    assert got == want
+    assert got[-1]["loss"] != got[0]["loss"]
+    for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_state_carries_the_generators_of_python_and_numpy_too() -> None:

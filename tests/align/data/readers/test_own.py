@@ -46,6 +46,12 @@ def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
         ),
         ({"prompt": "q", "completion": "a", "label": 0}, Labelled("rows/1", (USER,), "a", False, "rows")),
         ({"text": "once"}, Conversation("rows/1", (Message("assistant", "once"),), "rows")),
+        ({"text": "once", "weight": 2}, Conversation("rows/1", (Message("assistant", "once"),), "rows", 2.0)),
+        ({"prompt": "q", "completion": "a", "weight": "0.5"}, Conversation("rows/1", (USER, ASSISTANT), "rows", 0.5)),
+        (
+            {"messages": [turn("user", "q"), turn("assistant", "a")], "weight": 0.25},
+            Conversation("rows/1", (USER, ASSISTANT), "rows", 0.25),
+        ),
         (
             {"id": 7, "prompt": "q", "chosen": "a", "rejected": "b"},
             Ranking("rows/7", (USER,), ("a", "b"), (0, 1), (), "rows"),
@@ -191,3 +197,11 @@ def test_bad_steps_and_ratings(row: dict[str, Any], line: str, tmp_path: Path) -
     with pytest.raises(DataError) as error:
         read(tmp_path, row)
     assert str(error.value).split(": ", 1)[1] == line
+
+
+def test_a_text_file_is_one_document(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_bytes(b"\xef\xbb\xbfOnce.\n\nTwice.\n")
+    (got,) = READERS.get("own").read(
+        [local(tmp_path / "book.txt")], Context("book", "conversations", OwnOptions())
+    )
+    assert got == Conversation("book/1", (Message("assistant", "Once.\n\nTwice.\n"),), "book")
