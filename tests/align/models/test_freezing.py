@@ -35,7 +35,7 @@ def test_patterns_by_hand() -> None:
 @pytest.mark.parametrize(
     ("patterns", "line"),
     [
-        (["*.embed_token.*"], "'*.embed_token.*' matches no parameter; the nearest is model.embed_tokens.weight"),
+        (["*embed_token"], "'*embed_token' matches no parameter; the nearest is model.embed_tokens.weight"),
         (["lm_head*"], "'lm_head*' matches no parameter; the nearest is "),
         (["*norm*", "*"], "freezes every parameter; leave one to learn"),
         (["embed_tokens"], "'embed_tokens' matches no parameter"),  # a pattern is of the whole name
