@@ -32,15 +32,15 @@ from align.models.reward_model import RewardModel, new_reward_model, open_reward
 from align.rollout.generate import generate
 from align.stages.base import Artifact
 
-KINDS: dict[str, dict[str, Any]] = {
-    "lora": {"kind": "lora", "r": 4},
-    "rslora": {"kind": "lora", "r": 4, "rslora": True, "init": "gaussian"},
-    "orthogonal": {"kind": "lora", "r": 4, "init": "orthogonal"},
-    "pissa": {"kind": "lora", "r": 4, "init": "pissa"},
-    "pissa-fast": {"kind": "lora", "r": 4, "init": "pissa_niter_16", "top_layers": 2},
+KINDS: dict[str, dict[str, Any]] = {  # alpha keeps what is jolted near the weights' own size
+    "lora": {"kind": "lora", "r": 4, "alpha": 4},
+    "rslora": {"kind": "lora", "r": 4, "alpha": 4, "rslora": True, "init": "gaussian"},
+    "orthogonal": {"kind": "lora", "r": 4, "alpha": 4, "init": "orthogonal"},
+    "pissa": {"kind": "lora", "r": 4, "alpha": 4, "init": "pissa"},
+    "pissa-fast": {"kind": "lora", "r": 4, "alpha": 4, "init": "pissa_niter_16", "top_layers": 2},
     "olora": {"kind": "lora", "r": 4, "alpha": 4, "init": "olora", "rslora": True},
-    "dora": {"kind": "dora", "r": 4},
-    "dora-pissa": {"kind": "dora", "r": 4, "init": "pissa"},
+    "dora": {"kind": "dora", "r": 4, "alpha": 4},
+    "dora-pissa": {"kind": "dora", "r": 4, "alpha": 4, "init": "pissa"},
     "ia3": {"kind": "ia3"},
     "ia3-own": {"kind": "ia3", "targets": ["q_proj", "up_proj"], "feedforward": ["up_proj"]},
     "prompt": {"kind": "prompt_tuning", "virtual_tokens": 5},
