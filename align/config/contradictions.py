@@ -9,9 +9,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from align.config.adapter_contradictions import adapter_alone, adapter_in_stage, virtual_tokens
 from align.config.losses import LOSSES, Traits, weights_of
 from align.config.refuse import Finding
-from align.config.schema import LoraAdapter, PathModel, TinyModel
+from align.config.schema import PathModel, TinyModel
 from align.config.stages import (
     DpoOptions,
     EvaluateOptions,
@@ -55,12 +56,13 @@ def contradictions(
 ) -> list[Finding]:
     """Everything that cannot go together in the parts of a recipe that are right by themselves."""
     size = size_of(model)
-    findings = _model(model) + _adapter(adapter, size)
+    findings = _model(model) + adapter_alone(adapter, size.layers)
     for name, options in stages.items():
         key = f"stages.{name}"
-        findings += _lengths(key, options, size)
+        findings += _lengths(key, options, size, virtual_tokens(adapter))
+        findings += adapter_in_stage(key, options, adapter, size.layers)
         if isinstance(options, RewardOptions | ProcessRewardOptions):
-            findings += _layers(key, options, adapter, size)
+            findings += _layers(key, options, size)
         if isinstance(options, SftOptions):
             findings += _sft(key, options)
         if isinstance(options, RewardOptions):
@@ -89,17 +91,8 @@ def _model(model: BaseModel | None) -> list[Finding]:
     return [Finding("model.heads", what, f"try model.heads={nearest} with model.hidden={model.hidden}")]
 
 
-def _adapter(adapter: BaseModel | None, size: Size) -> list[Finding]:
-    if not isinstance(adapter, LoraAdapter) or adapter.top_layers is None or size.layers is None:
-        return []
-    if adapter.top_layers <= size.layers:
-        return []
-    what = f"{adapter.top_layers} layers, and the model has {size.layers}"
-    return [Finding("adapter.top_layers", what, f"try adapter.top_layers={size.layers}, or null for all")]
-
-
-def _lengths(key: str, options: StageOptions, size: Size) -> list[Finding]:
-    """Prompt and answer must fit into the model's context."""
+def _lengths(key: str, options: StageOptions, size: Size, virtual: int) -> list[Finding]:
+    """Prompt and answer, behind the virtual tokens, must fit into the model's context."""
     if size.context is None:
         return []
     if isinstance(options, PpoOptions | EvaluateOptions):
@@ -108,13 +101,16 @@ def _lengths(key: str, options: StageOptions, size: Size) -> list[Finding]:
         other, answer = "max_answer", options.max_answer
     else:
         return []
-    if options.max_prompt + answer <= size.context:
+    room = size.context - virtual
+    if options.max_prompt + answer <= room:
         return []
-    half = size.context // 2
-    what = f"{options.max_prompt} and {key}.{other}={answer} are more than the model's {size.context} tokens"
-    return [
-        Finding(f"{key}.max_prompt", what, f"try {key}.max_prompt={half} {key}.{other}={size.context - half}")
-    ]
+    if room < 8:
+        what = f"{virtual} leave no room in the model's {size.context} tokens"
+        return [Finding("adapter.virtual_tokens", what, "try adapter.virtual_tokens=20")]
+    half = room // 2
+    behind = f" behind {virtual} virtual ones" if virtual else ""
+    what = f"{options.max_prompt} and {key}.{other}={answer} are more than the model's {room} tokens{behind}"
+    return [Finding(f"{key}.max_prompt", what, f"try {key}.max_prompt={half} {key}.{other}={room - half}")]
 
 
 def _sft(key: str, options: SftOptions) -> list[Finding]:
@@ -124,14 +120,12 @@ def _sft(key: str, options: SftOptions) -> list[Finding]:
     return [Finding(f"{key}.label_smoothing", what, f"try {key}.label_smoothing=0, or {key}.loss=nll")]
 
 
-def _layers(
-    key: str, options: RewardOptions | ProcessRewardOptions, adapter: BaseModel | None, size: Size
-) -> list[Finding]:
+def _layers(key: str, options: RewardOptions | ProcessRewardOptions, size: Size) -> list[Finding]:
     findings: list[Finding] = []
     if options.layers is not None and size.layers is not None and options.layers > size.layers:
         what = f"{options.layers}, and the model has {size.layers} layers"
         findings.append(Finding(f"{key}.layers", what, f"try {key}.layers={size.layers}, or null for all"))
-    return findings + _cut_above_adapter(key, options, adapter, size)
+    return findings
 
 
 def _not_read_by_reward(key: str, options: RewardOptions) -> list[Finding]:
@@ -154,29 +148,6 @@ def _not_read_by_reward(key: str, options: RewardOptions) -> list[Finding]:
             fix = f"try {key}.loss={losses[0]}, or {key}.{name}={back}"
             findings.append(Finding(f"{key}.{name}", what, fix))
     return findings
-
-
-def _cut_above_adapter(
-    key: str, options: RewardOptions | ProcessRewardOptions, adapter: BaseModel | None, size: Size
-) -> list[Finding]:
-    """The adapter sits on the upper layers; a reward model cut below them would have nothing to train."""
-    top = adapter.top_layers if isinstance(adapter, LoraAdapter) else None
-    if options.layers is None or top is None:
-        return []
-    if options.model == "base" and top > options.layers:
-        what = f"keeps {options.layers} layers, and adapter.top_layers={top} of them are to be trained"
-        return [
-            Finding(f"{key}.layers", what, f"try adapter.top_layers={options.layers}, or {key}.layers={top}")
-        ]
-    if options.model != "base" and size.layers is not None and options.layers <= size.layers - top:
-        below = size.layers - top
-        what = f"keeps {options.layers} layers, and adapter.top_layers={top} trains the ones above {below}"
-        return [
-            Finding(
-                f"{key}.layers", what, f"try {key}.layers={size.layers}, or adapter.top_layers={size.layers}"
-            )
-        ]
-    return []
 
 
 def _process_reward(key: str, options: ProcessRewardOptions) -> list[Finding]:

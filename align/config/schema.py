@@ -57,9 +57,13 @@ AnyModel = Annotated[GgufModel | TinyModel | PathModel | HubModel, Field(discrim
 
 
 class NoAdapter(Strict):
-    """Train all weights."""
+    """Train all weights, or all but those that `freeze` names."""
 
     kind: Literal["none"]
+    freeze: list[str] = Field(
+        default_factory=list,
+        description="patterns of parameters that stay as they are: *embed_tokens*, *.layers.[0-9].*",
+    )
 
 
 class LoraAdapter(Strict):
@@ -68,14 +72,58 @@ class LoraAdapter(Strict):
     kind: Literal["lora", "dora"]
     r: int = Field(16, ge=1, le=1024, description="rank")
     alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(r) instead (arXiv:2312.03732)")
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora"] = Field(
+        "default", description="of the two factors; pissa and olora start from the weights' own directions"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input")
     targets: str | Annotated[list[str], Field(min_length=1)] = Field(
         ALL_LINEAR, description="module names, or all-linear"
     )
     top_layers: int | None = Field(None, ge=1, description="only the last so many layers; default: all")
 
+    @property
+    def mutates(self) -> bool:
+        """The start is taken out of the base's weights, so that base and adapter together are the base."""
+        return self.init.startswith(("pissa", "olora"))
 
-AnyAdapter = Annotated[NoAdapter | LoraAdapter, Field(discriminator="kind")]
+
+class Ia3Adapter(Strict):
+    """One learned factor per channel of keys, values and the inner layer of the MLP (arXiv:2205.05638)."""
+
+    kind: Literal["ia3"]
+    targets: Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="module names; default: those that peft knows for the family"
+    )
+    feedforward: list[str] | None = Field(
+        None, description="of these, the ones whose input is scaled, not their output; default: peft's"
+    )
+
+
+class PromptTuningAdapter(Strict):
+    """Learned embeddings before every prompt (arXiv:2104.08691)."""
+
+    kind: Literal["prompt_tuning"]
+    virtual_tokens: int = Field(20, ge=1, le=4096, description="how many")
+    init: Literal["sample_vocab", "text", "random"] = Field(
+        "sample_vocab", description="from drawn tokens, from init_text, or of variance 1"
+    )
+    init_text: str | None = Field(None, min_length=1, description="repeated or cut to virtual_tokens")
+
+
+class PrefixTuningAdapter(Strict):
+    """Learned keys and values of every layer before every prompt (arXiv:2101.00190)."""
+
+    kind: Literal["prefix_tuning"]
+    virtual_tokens: int = Field(20, ge=1, le=4096, description="how many")
+    init: Literal["zero", "random"] = Field("zero", description="zeros, or of variance 1")
+
+
+PROMPT_LEARNING = (PromptTuningAdapter, PrefixTuningAdapter)
+AnyAdapter = Annotated[
+    NoAdapter | LoraAdapter | Ia3Adapter | PromptTuningAdapter | PrefixTuningAdapter,
+    Field(discriminator="kind"),
+]
 
 
 Dtype = Literal["float32", "bfloat16"]

@@ -108,10 +108,12 @@ class Budget:
     Attributes:
         tokens: At most so many, unless a single row has more.
         padded: Count the rectangle that the padded forward fills, instead of the unique tokens of the stream.
+        virtual: Tokens that the model puts before each prompt.
     """
 
     tokens: int
     padded: bool = False
+    virtual: int = 0
 
     def halved(self) -> Budget:
         """Half of it, for the same work in less memory."""
@@ -126,35 +128,35 @@ def cut(rows: Sequence[TokenRow], budget: Budget) -> list[list[int]]:
     Returns:
         Lists of indices into `rows`; every index once.
     """
-    return _cut_padded(rows, budget.tokens) if budget.padded else _cut_flat(rows, budget.tokens)
+    return _cut_padded(rows, budget) if budget.padded else _cut_flat(rows, budget)
 
 
-def _cut_flat(rows: Sequence[TokenRow], budget: int) -> list[list[int]]:
+def _cut_flat(rows: Sequence[TokenRow], budget: Budget) -> list[list[int]]:
     """As few groups as hold the rows, about equally full: the longest row first, each into the emptiest."""
-    sizes = [row.unique for row in rows]
+    sizes = [row.unique + budget.virtual for row in rows]
     order = sorted(range(len(rows)), key=lambda i: (-sizes[i], i))
-    for count in range(max(1, -(-sum(sizes) // budget)), len(rows) + 1):
+    for count in range(max(1, -(-sum(sizes) // budget.tokens)), len(rows) + 1):
         groups: list[list[int]] = [[] for _ in range(count)]
         filled = [0] * count
         for i in order:
             emptiest = filled.index(min(filled))
             groups[emptiest].append(i)
             filled[emptiest] += sizes[i]
-        if all(load <= budget or len(group) == 1 for load, group in zip(filled, groups, strict=True)):
+        if all(load <= budget.tokens or len(group) == 1 for load, group in zip(filled, groups, strict=True)):
             return [group for group in groups if group]
     return [[i] for i in order]
 
 
-def _cut_padded(rows: Sequence[TokenRow], budget: int) -> list[list[int]]:
+def _cut_padded(rows: Sequence[TokenRow], budget: Budget) -> list[list[int]]:
     """Similar lengths together, so that little is padded."""
-    longest = [len(row.prompt) + max(len(r.ids) for r in row.responses) for row in rows]
+    longest = [budget.virtual + len(row.prompt) + max(len(r.ids) for r in row.responses) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: (-longest[i], i))
     groups: list[list[int]] = []
     sequences = 0
     for i in order:
         more = len(rows[i].responses)
         # The first row of a group is its longest, so it sets the padded length.
-        if groups and longest[groups[-1][0]] * (sequences + more) <= budget:
+        if groups and longest[groups[-1][0]] * (sequences + more) <= budget.tokens:
             groups[-1].append(i)
             sequences += more
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from align.engine import flat, padded
+from align.engine import flat, padded, virtual
 from align.engine.batch import TokenBatch
 
 
@@ -31,6 +31,7 @@ def states(body: nn.Module, batch: TokenBatch) -> States:
         body: A decoder whose output has `last_hidden_state`.
         batch: The batch.
     """
+    batch = virtual.prepended(body, batch)
     path = flat if flat.is_prepared(body) else padded
     found = path.hidden_states(body, batch)
     scored = path.index(batch, batch.scored_in, batch.scored_at)

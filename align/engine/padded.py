@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from align.engine import virtual
 from align.engine.batch import TokenBatch
 
 
@@ -35,7 +36,8 @@ def hidden_states(body: nn.Module, batch: TokenBatch) -> Tensor:
     """
     device = next(body.parameters()).device
     ids, _ = pad(batch)
-    out: Tensor = body(input_ids=ids.to(device), use_cache=False).last_hidden_state
+    past = virtual.cache_of(body, batch.sequences)
+    out: Tensor = body(input_ids=ids.to(device), past_key_values=past, use_cache=False).last_hidden_state
     return out.flatten(0, 1)
 
 

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    PromptTuningInit,
+    TaskType,
+    get_peft_model,
+)
 from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from align.config.schema import ALL_LINEAR, LoraAdapter
+from align.config.schema import LoraAdapter
+from align.engine import flat, virtual
 from align.errors import ConfigError, IntegrityError
+from align.models.adapter_configs import PeftAdapter, config_of, decoder_layers
 
 ACTIVE = "default"
+INITIAL = "initial"  # the start of an adapter whose base is not the original one
+log = logging.getLogger("align")
 
 
 def is_peft(model: nn.Module) -> bool:
@@ -28,95 +44,46 @@ def is_peft(model: nn.Module) -> bool:
     return isinstance(model, PeftModel)
 
 
-def linear_names(model: PreTrainedModel) -> list[str]:
-    """Last part of the names of all linear layers inside the decoder's layers, e.g. `q_proj`."""
-    layers = decoder_layers(model)
-    return sorted({name.rsplit(".", 1)[-1] for name, m in layers.named_modules() if isinstance(m, nn.Linear)})
-
-
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The stack of decoder layers.
-
-    Raises:
-        ConfigError: A family whose stack is not found.
-    """
-    body = model.base_model
-    for name in ("layers", "h"):
-        if isinstance(getattr(body, name, None), nn.ModuleList):
-            return getattr(body, name)  # type: ignore[no-any-return]
-    raise ConfigError("model", f"no stack of decoder layers in {type(body).__name__}", "use adapter=none")
-
-
-def targets_of(model: PreTrainedModel, options: LoraAdapter) -> list[str]:
-    """Names of the modules to adapt.
-
-    Raises:
-        ConfigError: A target that names no module.
-    """
-    names = linear_names(model)
-    targets = names if options.targets == ALL_LINEAR else options.targets
-    targets = [targets] if isinstance(targets, str) else list(targets)
-    unknown = sorted(set(targets) - set(names))
-    if unknown:
-        raise ConfigError(
-            "adapter.targets", f"{unknown[0]!r} names no linear layer", f"choose from {', '.join(names)}"
-        )
-    return targets
-
-
-def check_targets(base: Path, options: LoraAdapter) -> None:
-    """See that a model has the modules to adapt, without reading its weights.
-
-    Raises:
-        ConfigError: A target that names no module.
-    """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
-    targets_of(model, options)
-
-
-def attach(
-    model: PreTrainedModel,
-    options: LoraAdapter,
-    task: str,
-    base: Path,
-    seed: int,
-    *,
-    layers: list[int] | None = None,
-) -> PeftModel:
-    """A new adapter; its random half depends on the seed alone.
+def attach(model: PreTrainedModel, options: PeftAdapter, task: str, base: Path, seed: int) -> PeftModel:
+    """A new adapter; what is random in it depends on the seed alone.
 
     Args:
         model: The plain model.
         options: Rank, targets and the like.
         task: peft's task type; SEQ_CLS trains and saves the score head too.
         base: Written into the adapter's config as the model it belongs to.
-        seed: Of the random half.
-        layers: Numbers of the layers to adapt; overrides `options.top_layers`.
+        seed: Of what is random.
 
     Raises:
         ConfigError: A target that names no module.
     """
-    targets = targets_of(model, options)
-    count = len(decoder_layers(model))
-    if options.top_layers is not None and options.top_layers > count:
-        raise ConfigError(
-            "adapter.top_layers", f"{options.top_layers} is above the model's {count} layers", "lower it"
-        )
-    if layers is None and options.top_layers:
-        layers = list(range(count - options.top_layers, count))
-    config = LoraConfig(
-        task_type=TaskType[task],
-        r=options.r,
-        lora_alpha=options.alpha,
-        lora_dropout=options.dropout,
-        use_dora=options.kind == "dora",
-        target_modules=targets,
-        layers_to_transform=layers,
-        modules_to_save=["score"] if task == "SEQ_CLS" else None,
-        base_model_name_or_path=str(base),
-    )
-    return _with_seed(seed, lambda: get_peft_model(model, config))
+    peft = _wrapped(model, config_of(model, options, task, base), seed)
+    if isinstance(options, LoraAdapter) and options.mutates:
+        keep_initial(peft)
+    return peft
+
+
+def _wrapped(model: PreTrainedModel, config: PeftConfig, seed: int = 0) -> PeftModel:
+    """Peft's wrapper around a model; virtual tokens are handed to the engine, which puts them in place."""
+    body = model.base_model
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        peft: PeftModel = get_peft_model(model, config)
+    finally:
+        torch.set_rng_state(state)
+    if isinstance(config, PromptTuningConfig):
+        virtual.use_tokens(body, lambda: peft.get_prompt(1)[0], config.num_virtual_tokens)
+    elif isinstance(config, PrefixTuningConfig):
+        virtual.use_cache(body, peft.get_prompt, config.num_virtual_tokens)
+        flat.release(body)
+        _say_once("prefix tuning takes the padded forward: a stream has no place for past keys and values")
+    return peft
+
+
+@cache
+def _say_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 def layer_of(name: str) -> int | None:
@@ -125,26 +92,54 @@ def layer_of(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def _with_seed(seed: int, build: Any) -> Any:
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    try:
-        return build()
-    finally:
-        torch.set_rng_state(state)
-
-
 def load(model: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
     """An adapter from an artifact; every one of its tensors finds its place.
 
     Raises:
         IntegrityError: Tensors missing, left over, or of another shape.
     """
-    config = PeftConfig.from_pretrained(folder)
+    config = _read_config(folder)
     config.inference_mode = not trainable
-    peft = get_peft_model(model, config)
+    peft = _wrapped(model, config)
     fill(peft, load_peft_weights(str(folder), device="cpu"), str(folder))
     return peft
+
+
+def continued(model: PreTrainedModel, folder: Path, base: Path) -> PeftModel:
+    """A policy's adapter on a classifier, of which fewer layers may be kept, with a head of its own.
+
+    Args:
+        model: The classifier.
+        folder: Of the policy.
+        base: Written into the adapter's config as the model it belongs to.
+
+    Raises:
+        ConfigError: No layer that the adapter trains is kept.
+        IntegrityError: Tensors missing, left over, or of another shape.
+    """
+    config: Any = _read_config(folder)
+    kept = range(len(decoder_layers(model)))
+    if isinstance(config, LoraConfig):
+        chosen = config.layers_to_transform or kept
+        config.layers_to_transform = [i for i in chosen if i in kept]
+        if not config.layers_to_transform:
+            what = f"{len(kept)} keeps no layer that the policy's adapter trains ({chosen})"
+            raise ConfigError("layers", what, "raise it")
+    config.task_type, config.inference_mode = TaskType.SEQ_CLS, False
+    config.modules_to_save, config.base_model_name_or_path = ["score"], str(base)
+    peft = _wrapped(model, config)
+    weights = load_peft_weights(str(folder), device="cpu")
+    fits = {name: w for name, w in weights.items() if layer_of(name) in (None, *kept)}
+    fill(peft, fits, str(folder), ignore=("score",))
+    return peft
+
+
+def _read_config(folder: Path) -> PeftConfig:
+    """The config of a saved adapter, fit to build the same one: its weights are read, not made again."""
+    config = PeftConfig.from_pretrained(folder)
+    if isinstance(config, PromptTuningConfig):
+        config.prompt_tuning_init = PromptTuningInit.RANDOM  # the text's tokenizer may be gone
+    return config
 
 
 def fill(peft: nn.Module, weights: dict[str, torch.Tensor], where: str, ignore: Iterable[str] = ()) -> None:
@@ -175,6 +170,19 @@ def base_of(folder: Path) -> str:
             str(folder), f"its base model {base} is gone", "run the recipe again: it is fetched once more"
         )
     return base
+
+
+def refuse_unmergeable(folder: Path) -> None:
+    """Refuse to merge what is no change of weights.
+
+    Raises:
+        ConfigError: A saved adapter of virtual tokens.
+    """
+    config = PeftConfig.from_pretrained(folder)
+    if config.is_prompt_learning:
+        kind = str(config.peft_type.value).lower()
+        what = f"virtual tokens of {kind} are no change of weights"
+        raise ConfigError("merge=true", what, "export without merge=true")
 
 
 def copy_adapter(peft: nn.Module, name: str) -> None:
@@ -213,20 +221,53 @@ def switched(peft: nn.Module, name: str) -> Iterator[None]:
 
 
 def save(model: nn.Module, folder: Path) -> None:
-    """Weights and config: a full model, or the active adapter alone."""
+    """Weights and config: a full model, or the active adapter alone, on the original base."""
     if isinstance(model, PeftModel):
         model.save_pretrained(str(folder), selected_adapters=[ACTIVE], save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
+        if INITIAL in model.peft_config:
+            restore_base(folder, get_peft_model_state_dict(model, adapter_name=INITIAL))
         _sort_targets(folder / "adapter_config.json")
     else:
         model.save_pretrained(folder)  # type: ignore[operator]
 
 
-def _sort_targets(path: Path) -> None:
-    """Peft writes a set in the order that this process's hashes happen to give."""
+def keep_initial(peft: PeftModel) -> None:
+    """Keep the start of an adapter that was taken out of the base's weights; saving needs it."""
+    config: Any = peft.peft_config[ACTIVE]
+    config.init_lora_weights = True  # else a copy of the adapter would take the same out once more
+    copy_adapter(peft, INITIAL)
+
+
+def restore_base(folder: Path, initial: Mapping[str, torch.Tensor]) -> None:
+    """Turn a saved adapter on the rest W - s B0 A0 of a base into one of twice the rank on the base W.
+
+    s B A - s B0 A0 = s [B, -B0] [A; A0], so that plain peft opens it (arXiv:2404.02948).
+
+    Args:
+        folder: Of the saved adapter, which is written anew.
+        initial: The adapter's tensors as they were before training.
+    """
+    file, path = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    tensors = load_file(file)
+    for name, w in tensors.items():
+        if name.endswith("lora_A.weight"):
+            tensors[name] = torch.cat([w, initial[name]])
+        elif name.endswith("lora_B.weight"):
+            tensors[name] = torch.cat([w, -initial[name]], dim=1)
+    save_file(tensors, file, metadata={"format": "pt"})
     fields = json.loads(path.read_text())
-    if isinstance(fields["target_modules"], list):
-        fields["target_modules"].sort()
+    fields["r"] *= 2
+    fields["lora_alpha"] *= math.sqrt(2) if fields["use_rslora"] else 2  # the scale s stays
+    path.write_text(json.dumps(fields))
+
+
+def _sort_targets(path: Path) -> None:
+    """Peft writes sets in the order that this process's hashes happen to give."""
+    fields = json.loads(path.read_text())
+    for name in ("target_modules", "feedforward_modules"):
+        if isinstance(fields.get(name), list):
+            fields[name].sort()
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
 from align.models import adapters
+from align.models.freezing import freeze
 from align.models.reward_model import RewardModel
 
 NAME = "critic"
@@ -62,12 +64,18 @@ class Critic:
         return adapters.switched(self.model.model, NAME) if self.shared else nullcontext()
 
 
-def critic_of(reward: RewardModel) -> Critic:
-    """A critic that starts where the reward model stands; the reward model itself stays frozen."""
+def critic_of(reward: RewardModel, frozen: Sequence[str] = ()) -> Critic:
+    """A critic that starts where the reward model stands; the reward model itself stays frozen.
+
+    Args:
+        reward: The reward model.
+        frozen: Patterns of the parameters that do not learn, where all weights are trained.
+    """
     if adapters.is_peft(reward.model):
         adapters.copy_adapter(reward.model, NAME)
         for name, p in reward.model.named_parameters():
             p.requires_grad_(f".{NAME}" in name)
         return Critic(reward, shared=True)
     own = RewardModel(copy.deepcopy(reward.model).requires_grad_(True), reward.template, reward.base)
+    freeze(own.model, frozen)
     return Critic(own, shared=False)

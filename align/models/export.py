@@ -92,6 +92,7 @@ def _copy(folder: Path, to: Path) -> None:
 def _merge(folder: Path, to: Path, kind: str) -> None:
     """Merge, compare logits before and after on a probe, save, and compare what was saved."""
     base = Path(adapters.base_of(folder))
+    adapters.refuse_unmergeable(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(PROBE, return_tensors="pt")["input_ids"]
     auto = AutoModelForCausalLM if kind == "policy" else AutoModelForSequenceClassification

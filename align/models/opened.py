@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from align.data.template import ChatTemplate
-from align.engine import flat
+from align.engine import flat, virtual
 from align.engine.batch import AUTO, Budget
 from align.models import adapters
 
@@ -40,9 +40,9 @@ class OpenedModel:
 
     def budget(self, tokens: int | Literal["auto"]) -> Budget:
         """A budget of so many tokens, counted as this model's forward does."""
-        return Budget(
-            AUTO if tokens == "auto" else tokens, padded=not flat.is_prepared(self.plain.base_model)
-        )
+        body = self.plain.base_model
+        most = AUTO if tokens == "auto" else tokens
+        return Budget(most, padded=not flat.is_prepared(body), virtual=virtual.count_of(body))
 
     def sizes(self) -> dict[str, int]:
         """Numbers of weights, under the names that summaries use."""

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hub_logging
 
 from align.artifacts.store import Artifact
-from align.config.schema import AnyAdapter, Dtype, LoraAdapter
+from align.config.schema import AnyAdapter, Dtype, NoAdapter
 from align.data.template import ChatTemplate
 from align.engine import paths
 from align.engine.batch import TokenBatch
@@ -33,6 +33,7 @@ from align.engine.forward import states
 from align.engine.head import Measure, mean_logps, token_logps
 from align.errors import ConfigError, IntegrityError, NumericsError
 from align.models import adapters
+from align.models.freezing import freeze
 from align.models.opened import OpenedModel
 from align.models.sources import read_json
 
@@ -126,7 +127,9 @@ def open_policy(
     model: nn.Module = plain
     if with_adapter:
         model = adapters.load(plain, folder, trainable=adapter is not None)
-    elif isinstance(adapter, LoraAdapter):
+    elif isinstance(adapter, NoAdapter):
+        freeze(plain, adapter.freeze)
+    elif adapter is not None:
         model = adapters.attach(plain, adapter, "CAUSAL_LM", base, seed)
     if adapter is None:
         model.requires_grad_(False)

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel
-from peft.utils import load_peft_weights
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from align.artifacts.store import Artifact
-from align.config.schema import AnyAdapter, Dtype, LoraAdapter
+from align.config.schema import AnyAdapter, Dtype, NoAdapter
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
 from align.errors import ConfigError, IntegrityError
 from align.models import adapters
+from align.models.freezing import freeze
 from align.models.opened import OpenedModel
 from align.models.policy import load_checked, load_template
 
@@ -73,8 +72,7 @@ class RewardModel(OpenedModel):
 
     def step_scores(self, batch: TokenBatch) -> Tensor:
         """[C] one number per scored token, read before it: of a step, at its last token."""
-        scores: Tensor = self.head(states(self.plain.base_model, batch).scored)[:, 0].float()
-        return scores
+        return self.read(states(self.plain.base_model, batch).scored)
 
     def save(self, folder: Path) -> None:
         """Write the artifact's files and open them again to see that nothing is missing."""
@@ -113,13 +111,15 @@ def new_reward_model(
     tokens = load_template(base, template)
     with_adapter = (folder / "adapter_config.json").exists()
     plain = _classifier(base if with_adapter else folder, tokens.pad_id, layers, dtype)
-    if with_adapter or isinstance(adapter, LoraAdapter):
+    if with_adapter or not isinstance(adapter, NoAdapter):
         plain.score.float()
     _init_head(plain.score, seed)  # type: ignore[arg-type]
     model: nn.Module = plain
     if with_adapter:
-        model = _continue_adapter(plain, folder, base, seed)
-    elif isinstance(adapter, LoraAdapter):
+        model = adapters.continued(plain, folder, base)
+    elif isinstance(adapter, NoAdapter):
+        freeze(plain, adapter.freeze)
+    else:
         model = adapters.attach(plain, adapter, "SEQ_CLS", base, seed)
     model.eval()
     return RewardModel(model, tokens, base)
@@ -176,28 +176,3 @@ def _init_head(head: nn.Linear, seed: int) -> None:
         head.weight.copy_(
             torch.randn(head.weight.shape, generator=generator) / math.sqrt(head.in_features + 1)
         )
-
-
-def _continue_adapter(plain: PreTrainedModel, folder: Path, base: Path, seed: int) -> PeftModel:
-    """The policy's adapter on the layers that are kept, with a head of its own."""
-    config = json.loads((folder / "adapter_config.json").read_text())
-    kept = len(adapters.decoder_layers(plain))
-    chosen = config["layers_to_transform"] or range(kept)
-    layers = [i for i in chosen if i < kept]
-    if not layers:
-        raise ConfigError(
-            "layers", f"{kept} keeps no layer that the policy's adapter trains ({chosen})", "raise it"
-        )
-    options = LoraAdapter(
-        kind="dora" if config.get("use_dora") else "lora",
-        r=config["r"],
-        alpha=config["lora_alpha"],
-        dropout=config["lora_dropout"],
-        targets=sorted(config["target_modules"]),
-        top_layers=None,
-    )
-    model = adapters.attach(plain, options, "SEQ_CLS", base, seed, layers=layers)
-    weights = load_peft_weights(str(folder), device="cpu")
-    kept_weights = {n: w for n, w in weights.items() if adapters.layer_of(n) in layers}
-    adapters.fill(model, kept_weights, str(folder), ignore=("score",))
-    return model

@@ -17,7 +17,7 @@ from align.artifacts.manifest import Manifest
 from align.artifacts.store import Artifact, Store, Work
 from align.config.contradictions import contradictions
 from align.config.graph import inputs_of, order
-from align.config.schema import ALL_LINEAR, LoraAdapter, PathModel, Recipe
+from align.config.schema import PathModel, Recipe
 from align.config.stages import OUTPUTS, StageOptions, TrainingOptions
 from align.errors import AlignError, ConfigError, Problems, raise_all
 from align.models import precision, sources
@@ -247,11 +247,10 @@ def _refuse_misfits(recipe: Recipe, base: Path) -> None:
     found = contradictions(PathModel(kind="path", path=str(base)), recipe.adapter, recipe.stages)
     raise_all([ConfigError(finding.key, finding.what, finding.fix) for finding in found])
     raise_all(_missing_extras(recipe))
-    trains = any(isinstance(options, TrainingOptions) for options in recipe.stages.values())
-    if trains and isinstance(recipe.adapter, LoraAdapter) and recipe.adapter.targets != ALL_LINEAR:
-        from align.models.adapters import check_targets
+    if any(isinstance(options, TrainingOptions) for options in recipe.stages.values()):
+        from align.models.adapter_configs import check_adapter
 
-        check_targets(base, recipe.adapter)
+        check_adapter(base, recipe.adapter)
 
 
 def _missing_extras(recipe: Recipe) -> list[AlignError]:

@@ -122,18 +122,28 @@ def next_commands(run: RunFacts, command: str) -> list[str]:
 
 def _export(policy: StageFacts) -> str:
     artifact = shlex.quote(str(policy.folder))
+    if _has_virtual_tokens(policy.folder):  # which no weights can hold
+        return f"python -m align.run export={artifact} to=exported   # the adapter"
     return f"python -m align.run export={artifact} to=exported merge=true   # plain weights"
 
 
 def _snippet(policy: StageFacts) -> str:
     # Double quotes only, so that the shell's single quotes around it stay readable.
     ask = '[{"role": "user", "content": "Hello"}]'
+    imports, model = "from transformers import pipeline", "P"
+    if _has_virtual_tokens(policy.folder):  # transformers alone opens adapters of weights only
+        imports += "; from peft import AutoPeftModelForCausalLM as M"
+        model = "M.from_pretrained(P)"
     # The tokenizer is named: of an adapter's folder transformers would take the base's, with its template.
-    given = (
-        f'P = {json.dumps(str(policy.folder))}; print(pipeline("text-generation", P, tokenizer=P)({ask})[0])'
-    )
-    code = f"from transformers import pipeline; {given}"
+    call = f'print(pipeline("text-generation", {model}, tokenizer=P)({ask})[0])'
+    code = f"{imports}; P = {json.dumps(str(policy.folder))}; {call}"
     return f"python -c {shlex.quote(code)}   # needs transformers and peft only"
+
+
+def _has_virtual_tokens(folder: Path) -> bool:
+    """Whether an artifact is an adapter of prompt or prefix tuning."""
+    config = folder / "adapter_config.json"
+    return config.is_file() and "num_virtual_tokens" in json.loads(config.read_text())
 
 
 def _print(console: Console, text: str, style: str = "") -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from align.data.types import TokenRow
+from align.engine import virtual
 from align.rollout.sampling import choose, uniforms
 from align.rollout.types import Rollout
 
@@ -100,14 +101,19 @@ class _Decoder:
 
     def _prefill(self) -> tuple[Tensor, Any, Tensor, Tensor]:
         """Run each prompt once, then repeat its cache for its samples."""
-        longest = max(len(p.prompt) for p in self.prompts)
-        ids = torch.zeros(len(self.prompts), longest, dtype=torch.long)
+        body, count = self.model.base_model, len(self.prompts)
+        first = virtual.ids_of(body)
+        prompts = [(*first, *p.prompt) for p in self.prompts]
+        longest = max(map(len, prompts))
+        ids = torch.zeros(count, longest, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for i, p in enumerate(self.prompts):
-            ids[i, longest - len(p.prompt) :] = torch.tensor(p.prompt)
-            mask[i, longest - len(p.prompt) :] = 1
-        positions = (mask.cumsum(-1) - 1).clamp_(min=0)
-        cache = DynamicCache(config=self.model.config)
+        for i, prompt in enumerate(prompts):
+            ids[i, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[i, longest - len(prompt) :] = 1
+        past = virtual.cache_of(body, count)
+        cache = DynamicCache(config=self.model.config) if past is None else past
+        mask = torch.cat([mask.new_ones(count, cache.get_seq_length()), mask], dim=1)
+        positions = (mask.cumsum(-1) - 1).clamp_(min=0)[:, -longest:]
         logits = self._forward(ids.to(self.device), mask.to(self.device), positions.to(self.device), cache)
         if self.samples > 1:
             cache.batch_repeat_interleave(self.samples)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from align.config.schema import NoAdapter
 from align.config.stages import PpoOptions
 from align.data import cards, tokenize
 from align.models.critic import critic_of
@@ -38,7 +39,9 @@ class Ppo(Stage[PpoOptions]):
         policy = open_policy(start, ctx.base, template, adapter, ctx.seed, ctx.dtype)
         policy.keep_reference()
         reward = open_reward_model(ctx.inputs[o.reward], ctx.base, template, ctx.dtype)
-        task = PpoTask(ctx, policy, reward, critic_of(reward), self.prompts.rows)
+        adapter = ctx.recipe.adapter
+        critic = critic_of(reward, adapter.freeze if isinstance(adapter, NoAdapter) else ())
+        task = PpoTask(ctx, policy, reward, critic, self.prompts.rows)
         every = o.save_every * o.epochs * o.minibatches
         train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=every)
         policy.save(out)

@@ -19,6 +19,7 @@ from torch import Tensor
 from align.artifacts import manifest as manifests
 from align.artifacts.commit import commit
 from align.artifacts.store import Artifact
+from align.config.schema import LoraAdapter
 from align.data.packages import cache_folder
 from align.data.types import TokenRow
 from align.errors import IntegrityError
@@ -85,10 +86,20 @@ def _key(ctx: StageContext[Any], start: Artifact | Path, rows: Sequence[TokenRow
         ctx.dtype,
         sorted(weights.items()),
         manifests.versions(),
-        list(how),
+        [*how, *_rounding(ctx, start)],
     ]
     digest.update(json.dumps(head, sort_keys=True).encode())
     for row in rows:
         parts = [row.prompt, [(response.ids, response.weights) for response in row.responses]]
         digest.update(json.dumps(parts).encode())
     return digest.hexdigest()
+
+
+def _rounding(ctx: StageContext[Any], start: Artifact | Path) -> list[Any]:
+    """What the numbers depend on by rounding alone, which the step-0 check would see.
+
+    Where an adapter's start is taken out of the base's weights, the two together are the base but for it.
+    """
+    adapter = ctx.recipe.adapter
+    mutated = isinstance(start, Path) and isinstance(adapter, LoraAdapter) and adapter.mutates
+    return [adapter.model_dump(), ctx.seed] if mutated else []

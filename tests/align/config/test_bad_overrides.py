@@ -11,7 +11,7 @@ SFT = "stages:\n  sft:\n    kind: sft\n    data: talks\n"  # key 5 of the stage 
 LR = "give a number above 0 and below 1"
 SEED = f"give a whole number at least 0 and at most {2**63 - 1}"
 AT = "my/recipe/mine.yaml"
-RECIPES = "dpo, dpo_listwise, kto, orpo, reward, rlhf, sft, simpo, smoke"
+RECIPES = "dpo, dpo_listwise, kto, orpo, prompt_tuning, reward, rlhf, sft, simpo, smoke"
 
 # (name, overrides, the lines that are shown)
 TYPED: list[tuple[str, list[str], list[str]]] = [

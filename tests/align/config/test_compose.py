@@ -55,7 +55,7 @@ def test_recipes_that_share_a_stage_share_all_its_options() -> None:
     assert compose("recipe=reward").recipe.stages["reward"] == rlhf.stages["reward"]
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora", "dora"])
+@pytest.mark.parametrize("adapter", ["none", "lora", "dora", "ia3", "prompt_tuning"])
 def test_an_adapter_on_the_command_line_replaces_the_one_of_the_recipe(adapter: str) -> None:
     chosen = compose("recipe=rlhf", f"adapter={adapter}").recipe.adapter
     assert chosen.kind == adapter

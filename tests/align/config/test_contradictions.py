@@ -9,7 +9,16 @@ import pytest
 from pydantic import BaseModel
 
 from align.config.contradictions import Size, contradictions, size_of
-from align.config.schema import HubModel, LoraAdapter, NoAdapter, PathModel, TinyModel
+from align.config.schema import (
+    HubModel,
+    Ia3Adapter,
+    LoraAdapter,
+    NoAdapter,
+    PathModel,
+    PrefixTuningAdapter,
+    PromptTuningAdapter,
+    TinyModel,
+)
 from align.config.stages import (
     DpoOptions,
     EvaluateOptions,
@@ -275,3 +284,61 @@ def test_dft_spreads_no_target() -> None:
     wrong = SftOptions.model_validate({**sft, "label_smoothing": 0.1, "loss": "dft"})
     assert keys(HUB, NONE, wrong) == ["stages.s.label_smoothing"]
     assert keys(HUB, NONE, wrong.model_copy(update={"label_smoothing": 0.0})) == []
+
+
+def prompts(**given: object) -> PromptTuningAdapter:
+    return PromptTuningAdapter.model_validate({"kind": "prompt_tuning", **given})
+
+
+PREFIX = PrefixTuningAdapter(kind="prefix_tuning")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "found"),
+    [
+        (LoraAdapter(kind="lora", init="orthogonal", r=4), []),
+        (LoraAdapter(kind="lora", init="orthogonal", r=5), ["adapter.r"]),
+        (LoraAdapter(kind="lora", init="pissa", r=5), []),
+        (Ia3Adapter(kind="ia3"), []),
+        (Ia3Adapter(kind="ia3", targets=["a", "b"], feedforward=["b"]), []),
+        (Ia3Adapter(kind="ia3", targets=["a"], feedforward=["b"]), ["adapter.feedforward"]),
+        (Ia3Adapter(kind="ia3", feedforward=["b"]), ["adapter.feedforward"]),
+        (prompts(), []),
+        (prompts(init="text", init_text="Be kind."), []),
+        (prompts(init="text"), ["adapter.init_text"]),
+        (prompts(init_text="Be kind."), ["adapter.init_text"]),
+    ],
+)
+def test_options_of_adapters(adapter: BaseModel, found: list[str]) -> None:
+    assert keys(TINY, adapter) == found
+
+
+@pytest.mark.parametrize("adapter", [prompts(), PREFIX], ids=["prompt", "prefix"])
+def test_fresh_virtual_tokens_have_no_reference(adapter: BaseModel) -> None:
+    short = {"max_prompt": 64}
+    assert keys(TINY, adapter, dpo(max_answer=64, **short)) == ["stages.s.model"]
+    assert keys(TINY, adapter, dpo(max_answer=64, model="sft", **short)) == []
+    assert keys(TINY, adapter, dpo(max_answer=64, loss="simpo", **short)) == []  # reads none
+    assert keys(TINY, adapter, kto(max_answer=64, **short)) == ["stages.s.model"]
+    assert keys(TINY, adapter, kto(max_answer=64, model="sft", **short)) == []
+    assert keys(TINY, adapter, ppo(**short)) == ["stages.s.policy"]
+    assert keys(TINY, adapter, ppo(policy="sft", **short)) == []
+    assert keys(TINY, Ia3Adapter(kind="ia3"), ppo(**short)) == []  # starts as the base
+
+
+def test_a_prefix_is_not_cut() -> None:
+    assert keys(TINY, PREFIX, reward(layers=1, model="base")) == []
+    assert keys(TINY, PREFIX, reward(layers=1, model="sft")) == ["stages.s.layers"]
+    assert keys(TINY, prompts(), reward(layers=1, model="sft")) == []
+    assert keys(TINY, PREFIX, reward(model="sft")) == []
+
+
+def test_virtual_tokens_take_room_in_the_context() -> None:
+    """1024 tokens, of which 24 are virtual."""
+    for adapter in (prompts(virtual_tokens=24), PrefixTuningAdapter(kind="prefix_tuning", virtual_tokens=24)):
+        assert keys(TINY, adapter, reward(max_prompt=936, max_answer=64)) == []
+        (finding,) = contradictions(TINY, adapter, {"s": reward(max_prompt=937, max_answer=64)})
+        assert finding.key == "stages.s.max_prompt"
+        assert finding.what.endswith("are more than the model's 1000 tokens behind 24 virtual ones")
+        assert finding.fix == "try stages.s.max_prompt=500 stages.s.max_answer=500"
+    assert keys(TINY, prompts(virtual_tokens=1020), reward()) == ["adapter.virtual_tokens"]

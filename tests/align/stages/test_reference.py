@@ -14,7 +14,7 @@ from torch import Tensor
 from align.artifacts.commit import commit
 from align.artifacts.manifest import verify
 from align.artifacts.store import Artifact
-from align.config.schema import TinyModel
+from align.config.schema import LoraAdapter, NoAdapter, TinyModel
 from align.data.types import Response, TokenRow
 from align.stages.reference import cached_logps
 
@@ -31,8 +31,8 @@ class Asked:
         self.computed, self.notes = 0, []  # type: ignore[var-annotated]
         model = TinyModel(kind="tiny")
         reporter = SimpleNamespace(note=self.notes.append)
-        recipe = SimpleNamespace(model=model)
-        self.ctx: Any = SimpleNamespace(name="dpo", recipe=recipe, reporter=reporter, dtype="float32")
+        recipe = SimpleNamespace(model=model, adapter=NoAdapter(kind="none"))
+        self.ctx: Any = SimpleNamespace(name="dpo", recipe=recipe, seed=0, reporter=reporter, dtype="float32")
 
     def __call__(self, start: Artifact | Path, rows: list[TokenRow]) -> dict[str, Tensor]:
         """Ask; a row's log-probs are the negative lengths of its prompt and responses."""
@@ -99,6 +99,17 @@ def test_other_weights_are_computed_and_other_notes_are_not(asked: Asked, tmp_pa
     asked.ctx.dtype = "bfloat16"
     asked(tmp_path, ROWS)
     assert asked.computed == 5
+
+
+def test_an_adapter_taken_out_of_the_base_rounds_in_its_own_way(asked: Asked, tmp_path: Path) -> None:
+    one = artifact(tmp_path / "one", b"1")
+    for adapter, base, policy in (("none", 1, 2), ("default", 2, 2), ("pissa", 3, 3), ("olora", 4, 4)):
+        if adapter != "none":
+            asked.ctx.recipe.adapter = LoraAdapter(kind="lora", init=adapter)  # type: ignore[arg-type]
+        asked(tmp_path, ROWS)
+        assert asked.computed == base
+        asked(one, ROWS)  # an artifact lies on the original base, however it came to be
+        assert asked.computed == policy
 
 
 def test_what_is_torn_is_computed_again(asked: Asked, tmp_path: Path) -> None:

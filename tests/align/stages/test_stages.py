@@ -64,11 +64,13 @@ def summary(artifact: Artifact) -> dict[str, Any]:
     return json.loads((artifact.path / "summary.json").read_text())  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora", "dora"])
+@pytest.mark.parametrize("adapter", ["none", "lora", "dora", "ia3", "prompt_tuning", "prefix_tuning"])
 def test_sft_learns_to_imitate(tmp_path: Path, adapter: str) -> None:
-    made = run(tmp_path, {"sft": {**SFT, "epochs": 4, "lr": 5e-3}}, f"adapter={adapter}")
+    many = adapter in ("none", "lora", "dora")  # of the others only a few numbers learn
+    lr, falls = (5e-3, 0.05) if many else (1e-1, 0.005)
+    made = run(tmp_path, {"sft": {**SFT, "epochs": 4, "lr": lr}}, f"adapter={adapter}")
     got = summary(made["sft"])
-    assert got["after"]["nll"] < got["before"]["nll"] - 0.05
+    assert got["after"]["nll"] < got["before"]["nll"] - falls
     assert (made["sft"].path / "adapter_config.json").exists() == (adapter != "none")
     rows = [json.loads(line) for line in (made["sft"].path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 9))
@@ -266,6 +268,25 @@ def test_without_a_reference_none_is_computed(
     assert "the reference was asked for" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_an_adapter_taken_out_of_the_base_is_its_own_reference(tmp_path: Path, init: str) -> None:
+    """DPO and PPO from the base: policy and reference are one at step 0, which both stages check."""
+    ppo = {
+        "kind": "ppo", "policy": "base", "reward": "reward", "prompts": "everyday_prompts", "iterations": 2,
+        "prompts_per_iteration": 4, "epochs": 1, "minibatches": 1, "max_prompt": 32,
+        "sampling": {"max_new_tokens": 8}, "lr": 1e-2,
+    }  # fmt: skip
+    stages = {"dpo": {**DPO, "model": "base"}, "reward": {**REWARD, "model": "base"}, "ppo": ppo}
+    run(tmp_path / "default", stages, "adapter=lora")  # its log-probs of the base lie in the cache
+    made = run(tmp_path / init, stages, "adapter=lora", "adapter.r=8", f"adapter.init={init}")
+    for stage in ("dpo", "ppo"):
+        fields = json.loads((made[stage].path / "adapter_config.json").read_text())
+        assert (fields["r"], fields["lora_alpha"], fields["init_lora_weights"]) == (16, 64, True)
+    first = metrics(made["dpo"])[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert metrics(made["ppo"])[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
+
+
 def test_a_policy_that_is_not_its_reference_is_refused_at_step_0(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -303,7 +324,7 @@ def test_ppo_full_and_lora_leave_the_reward_model_alone(tmp_path: Path, adapter:
     )
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
+@pytest.mark.parametrize("adapter", ["none", "lora", "ia3", "prompt_tuning", "prefix_tuning"])
 def test_ppos_samples_are_of_its_starting_point_and_of_what_it_saved(tmp_path: Path, adapter: str) -> None:
     """Before and after, each answered again by the artifact that it stands for, and scored again."""
     ppo = {
