@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from align.config.engines import not_taken
 from align.config.losses import LOSSES, Traits, weights_of
 from align.config.refuse import Finding
 from align.config.schema import LoraAdapter, PathModel, TinyModel
@@ -56,6 +57,8 @@ def contradictions(
     for name, options in stages.items():
         key = f"stages.{name}"
         findings += _lengths(key, options, size)
+        if isinstance(options, SupervisedOptions):
+            findings += not_taken(key, options, adapter)
         if isinstance(options, RewardOptions):
             findings += _reward(key, options, adapter, size)
         if isinstance(options, DpoOptions):

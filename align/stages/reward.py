@@ -23,10 +23,9 @@ from align.reward.fit_head import fit_head
 from align.reward.score import score_rows
 from align.stages.base import Stage, starting_point
 from align.stages.rectangle import padded, rectangle
-from align.stages.supervised import fit
+from align.stages.supervised import fit, planned
 from align.training import checks
 from align.training.optim import Group
-from align.training.supervised import steps
 
 
 class Reward(Stage[RewardOptions]):
@@ -45,7 +44,7 @@ class Reward(Stage[RewardOptions]):
             )
             for split, data in self.texts.items()
         }
-        return steps(len(self.tokens["train"].rows), o.epochs, o.batch_size)
+        return planned(self.ctx, self.tokens["train"].rows)
 
     def _load(self, split: Any) -> Dataset[Ranking]:
         o = self.ctx.options
