@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from align.config.adapter_contradictions import adapter_alone, adapter_in_stage, virtual_tokens
+from align.config.engines import not_taken
 from align.config.losses import LOSSES, Traits, weights_of
 from align.config.refuse import Finding
 from align.config.schema import PathModel, TinyModel
@@ -65,6 +66,8 @@ def contradictions(
             findings += _layers(key, options, size)
         if isinstance(options, SftOptions):
             findings += _sft(key, options)
+        if isinstance(options, SupervisedOptions):
+            findings += not_taken(key, options, adapter)
         if isinstance(options, RewardOptions):
             findings += _not_read_by_reward(key, options)
         if isinstance(options, ProcessRewardOptions):

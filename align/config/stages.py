@@ -86,6 +86,7 @@ class TrainingOptions(StageOptions):
 class SupervisedOptions(TrainingOptions):
     """Options of every stage that passes over fixed rows."""
 
+    engine: Literal["align", "trl"] = Field("align", description="what trains: Align, or TRL's own trainer")
     max_answer: int = Field(
         512, ge=2, description="tokens, EOS included; longer answers are cut and EOS is put back"
     )

@@ -21,10 +21,9 @@ from align.stages.answer_logps import WHOLE, loss_is_known_at_step_0, of
 from align.stages.base import Stage, starting_point
 from align.stages.dpo_objective import Preference
 from align.stages.reference import cached_logps
-from align.stages.supervised import fit, measure
+from align.stages.supervised import fit, measure, planned
 from align.training import checks
 from align.training.optim import Group
-from align.training.supervised import steps
 
 
 class Dpo(Stage[DpoOptions]):
@@ -46,7 +45,7 @@ class Dpo(Stage[DpoOptions]):
             )
             for split in ("train", "test")
         }
-        return steps(len(self.tokens["train"].rows), o.epochs, o.batch_size)
+        return planned(self.ctx, self.tokens["train"].rows)
 
     def _load(self, split: Literal["train", "test"]) -> Dataset[Ranking]:
         o = self.ctx.options
@@ -72,7 +71,8 @@ class Dpo(Stage[DpoOptions]):
         reference: dict[str, Tensor] = {}
         if preference.reads_reference:
             # Before the loop puts a saved state back, the policy *is* the reference.
-            every = [*rows, *held_out]
+            # TRL computes that of the training rows by itself; a few are checked below.
+            every = [*(rows if o.engine == "align" else rows[:4]), *held_out]
             compute = partial(preference.reference, policy, every, budget)
             reference = cached_logps(ctx, start, every, compute, how=[o.ld_alpha])
         if preference.reads_ratios_only:

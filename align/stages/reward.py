@@ -25,9 +25,8 @@ from align.reward.score import score_rows
 from align.stages.base import Stage, starting_point
 from align.stages.ordinal_objective import Ordinal
 from align.stages.rectangle import padded, rectangle
-from align.stages.supervised import body_and_head, fit
+from align.stages.supervised import body_and_head, fit, planned
 from align.training import checks
-from align.training.supervised import steps
 
 
 class Reward(Stage[RewardOptions]):
@@ -58,7 +57,7 @@ class Reward(Stage[RewardOptions]):
             for row in self.texts["test"].rows:
                 for rating in row.ratings:
                     level_of(rating, self.scale, key)
-        return steps(len(self.tokens["train"].rows), o.epochs, o.batch_size)
+        return planned(self.ctx, self.tokens["train"].rows)
 
     def _load(self, split: Any) -> Dataset[Ranking]:
         o = self.ctx.options

@@ -15,10 +15,9 @@ from align.models.policy import Policy, load_template, open_policy
 from align.objectives.likelihood import nll
 from align.stages.base import Stage, starting_point
 from align.stages.sft_objective import Likelihood
-from align.stages.supervised import fit
+from align.stages.supervised import fit, planned
 from align.training import checks
 from align.training.optim import Group
-from align.training.supervised import steps
 
 
 class Sft(Stage[SftOptions]):
@@ -28,10 +27,9 @@ class Sft(Stage[SftOptions]):
 
     def prepare(self) -> int:
         """Tokenise the training and the held-out conversations."""
-        o = self.ctx.options
         self.template = load_template(self.ctx.base, self.ctx.recipe.model.template)
         self.data, self.held_out = (self._load(part) for part in ("train", "test"))
-        return steps(len(self.data.rows), o.epochs, o.batch_size)
+        return planned(self.ctx, self.data.rows)
 
     def _load(self, part: Any) -> tokenize.Tokenised:
         o = self.ctx.options

@@ -12,10 +12,22 @@ from align.engine.batch import Budget, microbatches
 from align.models.opened import OpenedModel
 from align.models.reward_model import RewardModel
 from align.objectives.reduce import Loss, Metric, merge
+from align.stages import trl_engine
 from align.stages.base import StageContext
 from align.training.loop import train
 from align.training.optim import Group
-from align.training.supervised import Anchor, Objective, SupervisedTask
+from align.training.supervised import Anchor, Objective, SupervisedTask, steps
+
+
+def planned(ctx: StageContext[Any], rows: Sequence[TokenRow]) -> int:
+    """The number of steps over the training rows, which what trains can take.
+
+    Raises:
+        AlignError: It cannot.
+    """
+    if ctx.options.engine == "trl":
+        trl_engine.check_rows(ctx, rows)
+    return steps(len(rows), ctx.options.epochs, ctx.options.batch_size)
 
 
 def fit(
@@ -31,6 +43,8 @@ def fit(
     on_step: Callable[[int], None] = lambda step: None,
 ) -> int:
     """Train the model, resuming where a state was saved; it is in eval mode before and after.
+
+    With `engine=trl` the loss is that of TRL's trainer, and `objective`, `count` and `budget` are not used.
 
     Args:
         ctx: Of a stage whose options have epochs, batch_size, tokens_per_microbatch and checkpoint_every.
@@ -48,6 +62,8 @@ def fit(
         The number of steps.
     """
     o = ctx.options
+    if o.engine == "trl":
+        return trl_engine.fit(ctx, opened, groups, rows, shown)
     budget = budget or opened.budget(o.tokens_per_microbatch)
     task = SupervisedTask(
         groups, rows, o.epochs, o.batch_size, budget, ctx.seed, objective, count, shown, anchor, on_step

@@ -1,0 +1,135 @@
+"""What TRL's trainers take of a stage, and under which names: `engine=trl`. No torch, no TRL here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from align.config.losses import weights_of
+from align.config.refuse import Finding
+from align.config.stages import DpoOptions, SupervisedOptions
+
+# Read before training begins, or given to the trainer as such; `checkpoint_every` only changes the log.
+COMMON = frozenset(
+    {
+        "kind", "seed", "engine", "model", "data", "lr", "schedule", "warmup", "weight_decay",
+        "max_grad_norm", "max_prompt", "max_answer", "max_drop", "epochs", "batch_size", "checkpoint_every",
+    }
+)  # fmt: skip
+ADAPTERS = ("none", "lora", "dora")
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A trainer of TRL.
+
+    Attributes:
+        name: Of its class.
+        takes: Options beyond `COMMON`; of all others it takes the default alone.
+        switches_dropout_off: A model, its adapter too, is trained without dropout.
+    """
+
+    name: str
+    takes: frozenset[str] = frozenset()
+    switches_dropout_off: bool = False
+
+
+TRAINERS: dict[str, Trainer] = {
+    "sft": Trainer("SFTTrainer"),
+    "reward": Trainer(
+        "RewardTrainer", frozenset({"head_lr", "margin", "centring", "max_answers", "head_init", "layers"})
+    ),
+    "dpo": Trainer(
+        "DPOTrainer",
+        frozenset({"loss", "beta", "label_smoothing", "divergence", "alpha", "ld_alpha", "discopop_tau"}),
+        switches_dropout_off=True,
+    ),
+}
+LOSSES: dict[str, str] = {
+    "sigmoid": "sigmoid",
+    "robust": "robust",
+    "exo": "exo_pair",
+    "hinge": "hinge",
+    "ipo": "ipo",
+    "sigmoid_norm": "sigmoid_norm",
+    "discopop": "discopop",
+    "aot": "aot",
+    "nca": "nca_pair",
+    "bco": "bco_pair",
+    "sppo": "sppo_hard",
+    "apo_zero": "apo_zero",
+    "apo_down": "apo_down",
+    "nll": "sft",
+}  # of `dpo`: our name -> TRL's
+DIVERGENCES: dict[str, str] = {
+    "reverse_kl": "reverse_kl",
+    "forward_kl": "forward_kl",
+    "js": "js_divergence",
+    "alpha": "alpha_divergence",
+}
+
+
+def not_taken(key: str, options: SupervisedOptions, adapter: BaseModel | None) -> list[Finding]:
+    """What the stage's trainer of TRL cannot take, where the stage asks for it.
+
+    Args:
+        key: `stages.<name>`.
+        options: Of the stage.
+        adapter: Of the recipe; None where it is not right by itself.
+    """
+    if options.engine != "trl":
+        return []
+    trainer = TRAINERS.get(options.kind)
+    if trainer is None:
+        what = f"trl is not built for a stage of kind {options.kind}"
+        return [Finding(f"{key}.engine", what, f"try {key}.engine=align")]
+    findings = _options(key, options, trainer) + _adapter(key, trainer, adapter)
+    return findings + (_losses(key, options, trainer) if isinstance(options, DpoOptions) else [])
+
+
+def _options(key: str, options: SupervisedOptions, trainer: Trainer) -> list[Finding]:
+    """Options that the trainer does not have, and that were changed."""
+    findings: list[Finding] = []
+    for name, field in type(options).model_fields.items():
+        value, default = getattr(options, name), field.get_default(call_default_factory=True)
+        if name in COMMON | trainer.takes or value == default:
+            continue
+        back = "null" if default is None else default
+        fix = f"try {key}.{name}={back}, or {key}.engine=align"
+        findings.append(Finding(f"{key}.{name}", f"{value} is not taken by TRL's {trainer.name}", fix))
+    return findings
+
+
+def _adapter(key: str, trainer: Trainer, adapter: BaseModel | None) -> list[Finding]:
+    kind, dropout = getattr(adapter, "kind", "none"), getattr(adapter, "dropout", 0.0)
+    if kind not in ADAPTERS:
+        what = f"trl takes the adapters {', '.join(ADAPTERS)}, not adapter.kind={kind}"
+        return [Finding(f"{key}.engine", what, f"try {key}.engine=align, or adapter=lora")]
+    if dropout and trainer.switches_dropout_off:
+        what = f"{dropout:g} is switched off by TRL's {trainer.name}"
+        return [Finding("adapter.dropout", what, f"try adapter.dropout=0, or {key}.engine=align")]
+    return []
+
+
+def _losses(key: str, options: DpoOptions, trainer: Trainer) -> list[Finding]:
+    lacking = [name for name in weights_of(options.loss) if name not in LOSSES]
+    what = f"{', '.join(lacking)} is not a loss of TRL's {trainer.name}"
+    return [Finding(f"{key}.loss", what, f"try {key}.loss=sigmoid, or {key}.engine=align")] if lacking else []
+
+
+def dpo_arguments(options: DpoOptions) -> Mapping[str, object]:
+    """The options of `dpo` as `DPOConfig` names them."""
+    weights = weights_of(options.loss)
+    return {
+        "loss_type": [LOSSES[name] for name in weights],
+        "loss_weights": list(weights.values()),
+        "beta": options.beta,
+        "label_smoothing": options.label_smoothing,
+        "f_divergence_type": DIVERGENCES[options.divergence],
+        # The paper's alpha, which is ours, is 1 less TRL's coefficient.
+        **({} if options.alpha is None else {"f_alpha_divergence_coef": 1.0 - options.alpha}),
+        "ld_alpha": options.ld_alpha,
+        "discopop_tau": options.discopop_tau,
+    }
