@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
@@ -27,12 +27,14 @@ class Trainer:
 
     Attributes:
         name: Of its class.
-        takes: Options beyond `COMMON`; of all others it takes the default alone.
+        takes: Options beyond `COMMON` and `loss`; of all others it takes the default alone.
+        losses: Our name of a loss -> TRL's, where `loss` may be any of these.
         switches_dropout_off: A model, its adapter too, is trained without dropout.
     """
 
     name: str
     takes: frozenset[str] = frozenset()
+    losses: Mapping[str, str] = field(default_factory=dict)
     switches_dropout_off: bool = False
 
 
@@ -43,26 +45,32 @@ TRAINERS: dict[str, Trainer] = {
     ),
     "dpo": Trainer(
         "DPOTrainer",
-        frozenset({"loss", "beta", "label_smoothing", "divergence", "alpha", "ld_alpha", "discopop_tau"}),
+        frozenset({"beta", "label_smoothing", "divergence", "alpha", "ld_alpha", "discopop_tau"}),
+        {
+            "sigmoid": "sigmoid",
+            "robust": "robust",
+            "exo": "exo_pair",
+            "hinge": "hinge",
+            "ipo": "ipo",
+            "sigmoid_norm": "sigmoid_norm",
+            "discopop": "discopop",
+            "aot": "aot",
+            "nca": "nca_pair",
+            "bco": "bco_pair",
+            "sppo": "sppo_hard",
+            "apo_zero": "apo_zero",
+            "apo_down": "apo_down",
+            "nll": "sft",
+        },
+        switches_dropout_off=True,
+    ),
+    "kto": Trainer(
+        "KTOTrainer",
+        frozenset({"beta", "desirable_weight", "undesirable_weight"}),
+        {"kto": "kto", "apo_zero_unpaired": "apo_zero_unpaired"},
         switches_dropout_off=True,
     ),
 }
-LOSSES: dict[str, str] = {
-    "sigmoid": "sigmoid",
-    "robust": "robust",
-    "exo": "exo_pair",
-    "hinge": "hinge",
-    "ipo": "ipo",
-    "sigmoid_norm": "sigmoid_norm",
-    "discopop": "discopop",
-    "aot": "aot",
-    "nca": "nca_pair",
-    "bco": "bco_pair",
-    "sppo": "sppo_hard",
-    "apo_zero": "apo_zero",
-    "apo_down": "apo_down",
-    "nll": "sft",
-}  # of `dpo`: our name -> TRL's
 DIVERGENCES: dict[str, str] = {
     "reverse_kl": "reverse_kl",
     "forward_kl": "forward_kl",
@@ -85,16 +93,15 @@ def not_taken(key: str, options: SupervisedOptions, adapter: BaseModel | None) -
     if trainer is None:
         what = f"trl is not built for a stage of kind {options.kind}"
         return [Finding(f"{key}.engine", what, f"try {key}.engine=align")]
-    findings = _options(key, options, trainer) + _adapter(key, trainer, adapter)
-    return findings + (_losses(key, options, trainer) if isinstance(options, DpoOptions) else [])
+    return _options(key, options, trainer) + _losses(key, options, trainer) + _adapter(key, trainer, adapter)
 
 
 def _options(key: str, options: SupervisedOptions, trainer: Trainer) -> list[Finding]:
     """Options that the trainer does not have, and that were changed."""
     findings: list[Finding] = []
-    for name, field in type(options).model_fields.items():
-        value, default = getattr(options, name), field.get_default(call_default_factory=True)
-        if name in COMMON | trainer.takes or value == default:
+    for name, info in type(options).model_fields.items():
+        value, default = getattr(options, name), info.get_default(call_default_factory=True)
+        if name in COMMON | trainer.takes or value == default or (name == "loss" and trainer.losses):
             continue
         back = "null" if default is None else default
         fix = f"try {key}.{name}={back}, or {key}.engine=align"
@@ -113,17 +120,23 @@ def _adapter(key: str, trainer: Trainer, adapter: BaseModel | None) -> list[Find
     return []
 
 
-def _losses(key: str, options: DpoOptions, trainer: Trainer) -> list[Finding]:
-    lacking = [name for name in weights_of(options.loss) if name not in LOSSES]
+def _losses(key: str, options: SupervisedOptions, trainer: Trainer) -> list[Finding]:
+    if not trainer.losses:
+        return []
+    named = getattr(options, "loss", ())
+    lacking = [name for name in ([named] if isinstance(named, str) else named) if name not in trainer.losses]
+    if not lacking:
+        return []
     what = f"{', '.join(lacking)} is not a loss of TRL's {trainer.name}"
-    return [Finding(f"{key}.loss", what, f"try {key}.loss=sigmoid, or {key}.engine=align")] if lacking else []
+    first = next(iter(trainer.losses))
+    return [Finding(f"{key}.loss", what, f"try {key}.loss={first}, or {key}.engine=align")]
 
 
 def dpo_arguments(options: DpoOptions) -> Mapping[str, object]:
     """The options of `dpo` as `DPOConfig` names them."""
     weights = weights_of(options.loss)
     return {
-        "loss_type": [LOSSES[name] for name in weights],
+        "loss_type": [TRAINERS["dpo"].losses[name] for name in weights],
         "loss_weights": list(weights.values()),
         "beta": options.beta,
         "label_smoothing": options.label_smoothing,

@@ -23,10 +23,10 @@ from align.stages.answer_logps import by_row, loss_is_known_at_step_0, of, summe
 from align.stages.base import Stage, starting_point
 from align.stages.kto_anchor import HELD_OUT, Kl, Middle, Zero, mismatched
 from align.stages.reference import cached_logps
-from align.stages.supervised import fit, measure
+from align.stages.supervised import fit, measure, planned
 from align.training import checks
 from align.training.optim import Group
-from align.training.supervised import batches, steps
+from align.training.supervised import batches
 
 LOSSES: dict[str, Callable[..., Loss]] = {"kto": kto, "bco": bco, "apo_zero_unpaired": kto}
 LOPSIDED = 2.0  # weight of one label over that of the other, above which it is told
@@ -48,7 +48,7 @@ class Kto(Stage[KtoOptions]):
         problem = imbalance(o, good, bad, f"stages.{self.ctx.name}")
         if problem:
             self.ctx.reporter.warn(problem)
-        return steps(good + bad, o.epochs, o.batch_size)
+        return planned(self.ctx, self.tokens["train"].rows)
 
     def _load(self, split: Literal["train", "test"]) -> tokenize.Tokenised:
         o = self.ctx.options

@@ -1,9 +1,9 @@
-"""`engine=trl`: TRL's own trainer in the place of Align's loop, the one file in which a stage calls it.
+"""`engine=trl`: TRL's own trainer in the place of Align's loop.
 
 The trainer is given the opened model, the token rows in Align's order, and Align's optimizer and schedule.
 The forward (padded, on the stock attention), the losses, their metrics, accumulation and clipping are TRL's
-and transformers' own. A micro-batch is one row, so that nothing is padded but a pair, and a step's loss is a
-mean over its rows whatever the trainer does with a batch.
+and transformers' own. A micro-batch is one row, unless rows are compared with one another, so that nothing is
+padded but a pair, and a step's loss is a mean over its rows whatever the trainer does with a batch.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ import importlib.util
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,43 +22,18 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, TrainerCallback
 
 from align.config import engines
-from align.config.losses import LOSSES, weights_of
-from align.config.stages import DpoOptions, RewardOptions, SftOptions
 from align.data.order import epoch_order
-from align.data.types import Response, TokenRow
+from align.data.types import TokenRow
 from align.engine import flat
 from align.errors import ConfigError, DataError, Interrupted, NumericsError
 from align.models import adapters
 from align.models.opened import OpenedModel
 from align.stages.base import StageContext
+from align.stages.trl_peers import PEERS, Peer, Row
 from align.training.optim import Group, adamw, clipped_together, factor
 from align.training.supervised import steps
 
 REFERENCE = "ref"  # what DPOTrainer calls its copy of an adapter
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Peer:
-    """How a kind of stage is put to its trainer.
-
-    Attributes:
-        names: Of the trainer and of its config, in TRL.
-        arguments: The stage's options as the config names them, beyond those of every stage.
-        columns: A row as the trainer reads it, tokens and all.
-        metrics: Our name of a metric -> TRL's.
-        models: Further arguments of the trainer.
-        counts: Metrics that follow from a step's rows alone.
-        whole_batch: A step may not be cut, since its rows are compared with one another.
-    """
-
-    names: tuple[str, str]
-    arguments: Callable[[Any], Mapping[str, Any]]
-    columns: Callable[[Any, TokenRow], Row]
-    metrics: Mapping[str, str]
-    models: Callable[[OpenedModel], Mapping[str, Any]] = lambda opened: {}
-    counts: Callable[[Sequence[TokenRow]], dict[str, float]] = lambda rows: {}
-    whole_batch: Callable[[Any], bool] = lambda options: False
 
 
 def check_rows(ctx: StageContext[Any], rows: Sequence[TokenRow]) -> None:
@@ -239,11 +212,12 @@ class _Told(TrainerCallback):
             if not math.isfinite(logs[name]):
                 fix = "no artifact is written; lower lr or mend the rows, which engine=align names"
                 raise NumericsError(f"step {step}", f"{name} {logs[name]} is not finite", fix)
-        row = {ours: logs[theirs] for ours, theirs in self.peer.metrics.items()}
+        named = self.peer.metrics(self.ctx.options)  # a step may lack some, having no answer of a label
+        row = {ours: logs[theirs] for ours, theirs in named.items() if theirs in logs}
         row |= self.peer.counts(self._rows_of(step - 1))
         row |= {f"grad_norm/{self.clipped}": float(logs["grad_norm"]), "lr": logs["learning_rate"]}
         self.ctx.work.metrics.append({"step": step, **row})
-        headline = {short: row[name] for name, short in self.shown.items()}
+        headline = {short: row[name] for name, short in self.shown.items() if name in row}
         tokens = int(logs["num_tokens"])
         self.ctx.reporter.step(step, total, headline, tokens - self.tokens)
         self.tokens = tokens
@@ -301,81 +275,3 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
         if not bars:
             datasets.enable_progress_bars()
-
-
-def _whole(row: TokenRow, k: int = 0) -> list[int]:
-    return [*row.prompt, *row.responses[k].ids]
-
-
-def _scored(response: Response) -> list[int]:
-    """1 on the tokens that are scored, 0 on the others."""
-    return [int(weight) for weight in response.weights]
-
-
-def _sft_columns(options: SftOptions, row: TokenRow) -> Row:
-    mask = [0] * len(row.prompt) + _scored(row.responses[0])
-    return {"input_ids": _whole(row), "completion_mask": mask}
-
-
-def _reward_columns(options: RewardOptions, row: TokenRow) -> Row:
-    better, worse = sorted(range(2), key=lambda k: row.tiers[k])
-    ratings = row.ratings or (0.0, 0.0)
-    margin = options.margin * (ratings[better] - ratings[worse])
-    return {"chosen_ids": _whole(row, better), "rejected_ids": _whole(row, worse), "margin": margin}
-
-
-def _dpo_columns(options: DpoOptions, row: TokenRow) -> Row:
-    found: Row = {"prompt_ids": list(row.prompt)}
-    for name, response in zip(("chosen", "rejected"), row.responses, strict=True):
-        found |= {f"{name}_ids": list(response.ids), f"{name}_mask": _scored(response)}
-    return found
-
-
-def _dpo_models(opened: OpenedModel) -> Row:
-    """The reference of a full model is a copy; of an adapter the trainer keeps a copy by itself."""
-    from trl.trainer.dpo_trainer import DataCollatorForPreference
-
-    collate = partial(_collate_pairs, DataCollatorForPreference(pad_token_id=opened.template.pad_id))
-    if adapters.is_peft(opened.model):
-        return {"data_collator": collate}
-    return {"data_collator": collate, "ref_model": copy.deepcopy(opened.model).requires_grad_(False).eval()}
-
-
-def _collate_pairs(collate: Callable[[list[Row]], Row], rows: list[Row]) -> Row:
-    """TRL's batch, all chosen answers first; the EOS of an answer that was cut is not scored."""
-    batch = collate(rows)
-    masks = [(len(row["prompt_ids"]), row[f"{name}_mask"]) for name in ("chosen", "rejected") for row in rows]
-    for found, (start, mask) in zip(batch["completion_mask"], masks, strict=True):
-        found[start : start + len(mask)] = torch.tensor(mask)
-    return batch
-
-
-PEERS: dict[str, Peer] = {
-    "sft": Peer(
-        ("SFTTrainer", "SFTConfig"),
-        lambda options: {"completion_only_loss": True},
-        _sft_columns,
-        {"loss": "loss", "nll": "loss"},  # with weights of 0 and 1 they are one
-        counts=lambda rows: {"tokens": sum(sum(row.responses[0].weights) for row in rows)},
-    ),
-    "reward": Peer(
-        ("RewardTrainer", "RewardConfig"),
-        # TRL squares the sum of a pair's scores, Align the mean.
-        lambda options: {
-            "center_rewards_coefficient": options.centring / 4 or None,
-            "disable_dropout": False,
-        },
-        _reward_columns,
-        {name: name for name in ("loss", "accuracy", "margin")},
-    ),
-    "dpo": Peer(
-        ("DPOTrainer", "DPOConfig"),
-        engines.dpo_arguments,
-        _dpo_columns,
-        {"loss": "loss"}
-        | {f"rewards/{name}": f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")}
-        | {f"logps/{name}": f"logps/{name}" for name in ("chosen", "rejected")},
-        models=_dpo_models,
-        whole_batch=lambda options: any(LOSSES[name].whole_batch for name in weights_of(options.loss)),
-    ),
-}

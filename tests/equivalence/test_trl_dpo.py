@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 from trl_sides import (
-    BETA,
     CASES,
     ENGINES,
     FULL,
     LORA,
     Case,
+    Named,
     Trace,
     assert_clips_some,
     assert_close_metrics,
     assert_equal,
     columns,
     context,
-    lora,
+    earlier_adapter,
     our_options,
     ours,
     pairs,
@@ -36,7 +34,7 @@ from trl_sides import (
 
 from align.artifacts.manifest import Manifest, describe
 from align.artifacts.store import Artifact
-from align.config.engines import LOSSES as TAKEN
+from align.config.engines import TRAINERS
 from align.config.stages import DpoOptions
 from align.data.tokenize import Tokenised
 from align.data.types import TokenRow
@@ -45,32 +43,11 @@ from align.stages.dpo import Dpo
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers.*")
 
 
-def earlier_adapter(base: Path, folder: Path) -> Path:
-    """An adapter that changes the model, written by plain peft."""
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora("CAUSAL_LM"))
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.requires_grad:
-                p.copy_(0.1 * torch.randn(p.shape, generator=generator))
-    model.save_pretrained(str(folder))
-    return folder
-
-
 class TokenisedDPOTrainer(DPOTrainer):
     """TRL's trainer without its tokenising, which has no switch."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
         return dataset
-
-
-@dataclass(frozen=True)
-class Named:
-    """A preference loss as our options and as TRL's name it."""
-
-    ours: dict[str, Any]
-    theirs: dict[str, Any]
-    beta: float = BETA
 
 
 SMOOTHED = {"label_smoothing": 0.1}
@@ -178,5 +155,6 @@ def test_losses_on_pairs(base: Path, tmp_path: Path, name: str) -> None:
 
 
 def test_every_loss_that_trl_takes_is_compared() -> None:
-    named = [loss for case in LOSSES.values() if (loss := case.ours.get("loss", "sigmoid"))]
-    assert {name for loss in named for name in ([loss] if isinstance(loss, str) else loss)} == set(TAKEN)
+    named = [case.ours.get("loss", "sigmoid") for case in LOSSES.values()]
+    compared = {name for loss in named for name in ([loss] if isinstance(loss, str) else loss)}
+    assert compared == set(TRAINERS["dpo"].losses)

@@ -29,11 +29,13 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 from datasets import Dataset as Columns
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from align.artifacts.store import Artifact, Store
 from align.config.schema import LoraAdapter, NoAdapter, PathModel
@@ -83,6 +85,15 @@ CASES = [
     Case(LORA, "cosine", rows=78, epochs=1, budget=CUT),
     Case(LORA, "constant", parts=4),
 ]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A preference loss as our options and as TRL's name it."""
+
+    ours: dict[str, Any]
+    theirs: dict[str, Any]
+    beta: float = BETA
 
 
 @dataclass
@@ -136,6 +147,18 @@ def lora(task: str) -> LoraConfig:
         task_type=task, r=4, lora_alpha=12, lora_dropout=0.0, target_modules=PROJECTIONS,
         modules_to_save=["score"] if task == "SEQ_CLS" else None,
     )  # fmt: skip
+
+
+def earlier_adapter(base: Path, folder: Path) -> Path:
+    """An adapter that changes the model, written by plain peft."""
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora("CAUSAL_LM"))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.copy_(0.1 * torch.randn(p.shape, generator=generator))
+    model.save_pretrained(str(folder))
+    return folder
 
 
 def our_options(case: Case, lr: float, clip: float, engine: str = "align") -> dict[str, Any]:

@@ -8,10 +8,22 @@ from pydantic import BaseModel
 from align.config.contradictions import contradictions
 from align.config.engines import dpo_arguments
 from align.config.schema import LoraAdapter, NoAdapter, TinyModel
-from align.config.stages import DpoOptions, RewardOptions, SftOptions, StageOptions, SupervisedOptions
+from align.config.stages import (
+    DpoOptions,
+    KtoOptions,
+    RewardOptions,
+    SftOptions,
+    StageOptions,
+    SupervisedOptions,
+)
 
 NONE, TINY = NoAdapter(kind="none"), TinyModel(kind="tiny")
-KINDS: dict[str, type[StageOptions]] = {"sft": SftOptions, "reward": RewardOptions, "dpo": DpoOptions}
+KINDS: dict[str, type[StageOptions]] = {
+    "sft": SftOptions,
+    "reward": RewardOptions,
+    "dpo": DpoOptions,
+    "kto": KtoOptions,
+}
 
 
 def found(kind: str, adapter: BaseModel = NONE, **given: object) -> list[str]:
@@ -47,6 +59,12 @@ def found(kind: str, adapter: BaseModel = NONE, **given: object) -> list[str]:
             {"loss": "plackett_luce"},
             "stages.s.loss: plackett_luce is not a loss of TRL's DPOTrainer; "
             "try stages.s.loss=sigmoid, or stages.s.engine=align",
+        ),
+        (
+            "kto",
+            {"loss": "bco"},
+            "stages.s.loss: bco is not a loss of TRL's KTOTrainer; "
+            "try stages.s.loss=kto, or stages.s.engine=align",
         ),
     ],
 )

@@ -17,7 +17,7 @@ import torch
 
 from align.artifacts.store import Store
 from align.config.schema import LoraAdapter, NoAdapter, TinyModel
-from align.config.stages import DpoOptions, RewardOptions, SftOptions
+from align.config.stages import DpoOptions, KtoOptions, RewardOptions, SftOptions
 from align.data.tokenize import Tokenised
 from align.data.types import Dataset, Response, TokenRow
 from align.errors import ConfigError, DataError, Interrupted, NumericsError
@@ -26,13 +26,17 @@ from align.models.sources import materialise
 from align.stages import trl_engine
 from align.stages.base import StageContext
 from align.stages.dpo import Dpo
+from align.stages.kto import Kto
 from align.stages.reward import Reward
 from align.stages.sft import Sft
+from align.stages.trl_peers import PEERS
 
 NONE, LORA = NoAdapter(kind="none"), LoraAdapter(kind="lora", r=4, alpha=8, dropout=0.0)
 EOS = 2
 # 11 rows in batches of 4 leave 3 to the last step of an epoch; 2 of the 9 steps are in the warm-up.
 ROWS, EPOCHS, BATCH, STEPS = 11, 3, 4, 9
+STAGES: dict[str, Any] = {"dpo": Dpo, "kto": Kto}
+ANSWERS = {"sft": 1, "reward": 2, "dpo": 2, "kto": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +60,9 @@ def rows(answers: int) -> list[TokenRow]:
             responses.append(Response(ids, (*(1.0,) * (len(ids) - 1), last)))
         tiers = tuple(range(answers)) if answers > 1 else ()
         ratings = (draw.random() + 1, draw.random()) if answers > 1 else ()
-        found.append(TokenRow(f"r{n}", tokens(2, 7), tuple(responses), tiers=tiers, ratings=ratings))
+        prompt, good = tokens(2, 7), n % 3 > 0
+        row = TokenRow(f"r{n}", prompt, tuple(responses), tiers=tiers, ratings=ratings, desirable=good)
+        found.append(row)
     return found
 
 
@@ -81,9 +87,10 @@ def stage_of(kind: str, folder: Path, adapter: Any = NONE, stop: Any = lambda: F
             stage.texts = {split: Dataset("x", []) for split in ("train", "test")}
             held_out: list[TokenRow] = []
         else:
-            stage = Dpo(context(DpoOptions(kind="dpo", **common), adapter, folder, stop))
-            held_out = rows(2)[:3]
-        stage.tokens = {"train": Tokenised("x", rows(2)), "test": Tokenised("x", held_out)}
+            options = KtoOptions if kind == "kto" else DpoOptions
+            stage = STAGES[kind](context(options(kind=kind, **common), adapter, folder, stop))
+            held_out = rows(ANSWERS[kind])[:3]
+        stage.tokens = {"train": Tokenised("x", rows(ANSWERS[kind])), "test": Tokenised("x", held_out)}
     stage.template = load_template(stage.ctx.base, "chatml")
     return stage
 
@@ -115,8 +122,10 @@ def close(mine: Any, other: Any, where: str = "") -> None:
         ("dpo", {"loss": {"sigmoid": 1.0, "nll": 0.3}}),
         ("dpo", {"loss": "aot"}),
         ("dpo", {"loss": "sigmoid_norm", "beta": 2.0, "ld_alpha": 0.5}),
+        ("kto", {"desirable_weight": 0.7}),
+        ("kto", {"loss": "apo_zero_unpaired"}),
     ],
-    ids=["sft", "reward", "nll", "aot", "ld_alpha"],
+    ids=["sft", "reward", "nll", "aot", "ld_alpha", "kto", "apo_zero_unpaired"],
 )
 def test_both_engines_see_the_same_batches_and_leave_the_same(
     tmp_path: Path, kind: str, given: dict[str, Any], adapter: Any
@@ -139,7 +148,7 @@ def test_both_engines_see_the_same_batches_and_leave_the_same(
         assert (folder / name).read_bytes() == (beside / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("kind", ["sft", "reward", "dpo"])
+@pytest.mark.parametrize("kind", list(ANSWERS))
 def test_a_stop_leaves_nothing_and_the_stage_starts_anew(tmp_path: Path, kind: str) -> None:
     asked: list[int] = []
 
@@ -237,7 +246,7 @@ def test_the_better_answer_of_a_pair_is_the_chosen_one() -> None:
     answers = (Response((5, EOS), (1.0, 1.0)), Response((6, EOS), (1.0, 1.0)))
     row = TokenRow("a", (3,), answers, tiers=(1, 0), ratings=(1.0, 4.0))
     options = RewardOptions(kind="reward", data="x", margin=0.5)
-    assert trl_engine.PEERS["reward"].columns(options, row) == {
+    assert PEERS["reward"].columns(options, row) == {
         "chosen_ids": [3, 6, EOS],
         "rejected_ids": [3, 5, EOS],
         "margin": 1.5,
