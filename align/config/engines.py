@@ -15,7 +15,8 @@ from align.config.stages import DpoOptions, SupervisedOptions
 COMMON = frozenset(
     {
         "kind", "seed", "engine", "model", "data", "lr", "schedule", "warmup", "weight_decay",
-        "max_grad_norm", "max_prompt", "max_answer", "max_drop", "epochs", "batch_size", "checkpoint_every",
+        "optimizer", "max_grad_norm", "max_prompt", "max_answer",
+        "max_drop", "epochs", "batch_size", "checkpoint_every",
     }
 )  # fmt: skip
 ADAPTERS = ("none", "lora", "dora")
@@ -39,13 +40,17 @@ class Trainer:
 
 
 TRAINERS: dict[str, Trainer] = {
-    "sft": Trainer("SFTTrainer"),
+    "sft": Trainer(
+        "SFTTrainer",
+        frozenset({"train_on", "label_smoothing", "neftune_alpha"}),
+        {"nll": "nll", "dft": "dft"},
+    ),
     "reward": Trainer(
         "RewardTrainer", frozenset({"head_lr", "margin", "centring", "max_answers", "head_init", "layers"})
     ),
     "dpo": Trainer(
         "DPOTrainer",
-        frozenset({"beta", "label_smoothing", "divergence", "alpha", "ld_alpha", "discopop_tau"}),
+        frozenset({"beta", "label_smoothing", "divergence", "alpha", "ld_alpha", "discopop_tau", "wpo"}),
         {
             "sigmoid": "sigmoid",
             "robust": "robust",
@@ -145,4 +150,5 @@ def dpo_arguments(options: DpoOptions) -> Mapping[str, object]:
         **({} if options.alpha is None else {"f_alpha_divergence_coef": 1.0 - options.alpha}),
         "ld_alpha": options.ld_alpha,
         "discopop_tau": options.discopop_tau,
+        "use_weighting": options.wpo,
     }

@@ -30,7 +30,7 @@ from align.models import adapters
 from align.models.opened import OpenedModel
 from align.stages.base import StageContext
 from align.stages.trl_peers import PEERS, Peer, Row
-from align.training.optim import Group, adamw, clipped_together, factor
+from align.training.optim import Group, build, clipped_together, factor
 from align.training.supervised import steps
 
 REFERENCE = "ref"  # what DPOTrainer calls its copy of an adapter
@@ -46,8 +46,14 @@ def check_rows(ctx: StageContext[Any], rows: Sequence[TokenRow]) -> None:
     where = f"stages.{ctx.name}"
     if importlib.util.find_spec("trl") is None:
         raise ConfigError(f"{where}.engine", "TRL is not installed", "pip install trl, or engine=align")
+    if ctx.dtype != "float32":
+        fix = f"hardware.dtype=float32, or {where}.engine=align"
+        raise ConfigError(f"{where}.engine", f"trl is not built for {ctx.dtype}", fix)
     trainer = engines.TRAINERS[ctx.options.kind].name
     for row in rows:
+        if row.weight != 1.0:
+            what = f"row {row.id} has a weight of {row.weight:g}, and TRL's {trainer} weighs all rows alike"
+            raise DataError(where, what, f"leave the weights out, or {where}.engine=align")
         if len(row.responses) > 2:
             what = f"row {row.id} ranks {len(row.responses)} answers, and TRL's {trainer} takes pairs"
             raise DataError(where, what, f"try {where}.max_answers=2, or {where}.engine=align")
@@ -106,7 +112,7 @@ def _trainer(
     ctx.reporter.note(f"trained by {trainer.__name__} of TRL {trl.__version__}")
     tokenizer = copy.deepcopy(opened.template.tokenizer)
     tokenizer.pad_token_id = opened.template.pad_id
-    optimizer = adamw(groups, o.weight_decay)
+    optimizer = build(o.optimizer, groups, o.weight_decay)
     total = steps(len(rows), o.epochs, o.batch_size)
     rate = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: factor(o.schedule, step, total, o.warmup)

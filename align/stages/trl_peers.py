@@ -143,12 +143,23 @@ def _same(names: Iterable[str]) -> dict[str, str]:
     return {name: name for name in names}
 
 
+def _is_changed(options: SftOptions) -> bool:
+    """Whether the loss is more than the negative log-likelihood."""
+    return options.loss != "nll" or options.label_smoothing > 0
+
+
 PEERS: dict[str, Peer] = {
     "sft": Peer(
         ("SFTTrainer", "SFTConfig"),
-        lambda options: {"completion_only_loss": True},
+        lambda options: {
+            "completion_only_loss": True,
+            "loss_type": engines.TRAINERS["sft"].losses[options.loss],
+            "label_smoothing_factor": options.label_smoothing,
+            "neftune_noise_alpha": options.neftune_alpha or None,
+        },
         _sft_columns,
-        lambda options: {"loss": "loss", "nll": "loss"},  # with weights of 0 and 1 they are one
+        # With weights of 0 and 1 the likelihood and its loss are one, unless the loss is another.
+        lambda options: _same(["loss"]) | ({} if _is_changed(options) else {"nll": "loss"}),
         counts=lambda rows: {"tokens": sum(sum(row.responses[0].weights) for row in rows)},
     ),
     "reward": Peer(

@@ -91,6 +91,16 @@ LOSSES = {
         },
     ),
     "ld_alpha": Named({"ld_alpha": 0.4}, {"ld_alpha": 0.4}),
+    "wpo": Named({"wpo": True}, {"use_weighting": True}),
+    "wpo_sum": Named(
+        {"wpo": True, "ld_alpha": 0.4, "loss": {"ipo": 0.7, "sppo": 0.2}},
+        {
+            "use_weighting": True,
+            "ld_alpha": 0.4,
+            "loss_type": ["ipo", "sppo_hard"],
+            "loss_weights": [0.7, 0.2],
+        },
+    ),
 }
 
 
