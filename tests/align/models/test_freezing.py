@@ -17,7 +17,7 @@ from align.models.critic import critic_of
 from align.models.freezing import frozen_names
 from align.models.policy import open_policy
 from align.models.reward_model import new_reward_model
-from align.training.optim import Group, adamw
+from align.training.optim import Group, build
 from align.training.state import capture
 
 ROWS = [TokenRow("a", (5, 6, 7), (Response((8, 9, 2), (1.0,) * 3),))]
@@ -65,7 +65,7 @@ def test_what_is_frozen_stays_and_keeps_no_state(base: Path, head: str) -> None:
     assert any("layers.2." in n for n in others)
     assert list(learns) == others
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    optimizer = adamw([Group("all", learns, 1e-2)], weight_decay=0.1)
+    optimizer = build("adamw", [Group("all", learns, 1e-2)], weight_decay=0.1)
     for _ in range(2):
         values().sum().backward()
         optimizer.step()
