@@ -54,7 +54,7 @@ REPEATED = table([{"text": "x" * 2**20}] * 100, "zstd")
 ROW = '{"prompt": "p", "completion": "c"}\n'
 MEND = "mend the line, or on_bad_row: skip"
 FORMS = (
-    "messages; completion, prompt; text; chosen, rejected; answers, prompt; answer, prompt, rating; "
+    "messages; completion, prompt; completion, label, prompt; text; chosen, rejected; answers, prompt; answer, prompt, rating; "
     "completions, labels, prompt; prompt; or a card with fields:"
 )
 

@@ -119,4 +119,5 @@ def test_names_of_dpo() -> None:
         "f_divergence_type": "reverse_kl",
         "ld_alpha": None,
         "discopop_tau": 0.05,
+        "use_weighting": False,
     }
