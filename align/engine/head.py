@@ -64,8 +64,8 @@ class _TokenLogps(torch.autograd.Function):
         states, weight, bias, targets, norms, slope = ctx.saved_tensors
         grad_states = grad[:, None].to(slope.dtype) * slope if slope is not None else None
         need_weight, need_bias = ctx.needs_input_grad[1], bias is not None and ctx.needs_input_grad[2]
-        grad_weight = torch.zeros_like(weight) if need_weight else None
-        grad_bias = torch.zeros_like(bias) if need_bias else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
         if not (need_weight or need_bias):
             return grad_states, None, None, None, None, None
         buffer = _buffer(states, weight)
@@ -76,10 +76,14 @@ class _TokenLogps(torch.autograd.Function):
             g.sub_(norms[part, None]).exp_().mul_(-factor)
             g.scatter_add_(-1, targets[part, None], factor)
             if grad_weight is not None:
-                grad_weight.addmm_(g.T.to(weight.dtype), states[part])
+                grad_weight.addmm_(g.T, states[part].float())
             if grad_bias is not None:
                 grad_bias += g.sum(0)
-        return grad_states, grad_weight, grad_bias, None, None, None
+        return grad_states, _like(weight, grad_weight), _like(bias, grad_bias), None, None, None
+
+
+def _like(parameter: Tensor | None, grad: Tensor | None) -> Tensor | None:
+    return None if parameter is None or grad is None else grad.to(parameter.dtype)
 
 
 def _buffer(states: Tensor, weight: Tensor) -> Tensor:

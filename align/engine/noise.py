@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from align.engine import flat
+from align.engine import flat, virtual
 from align.engine.batch import TokenBatch
 
 
@@ -34,6 +34,7 @@ def neftune(model: Any, batch: TokenBatch, alpha: float, seed: int, step: int) -
         yield
         return
     embeddings: nn.Module = model.get_input_embeddings()
+    learned = len(virtual.ids_of(model.base_model))  # embeddings before each row, which get no noise
     is_stream = flat.is_prepared(model.base_model)
 
     def add(module: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:
@@ -42,6 +43,7 @@ def neftune(model: Any, batch: TokenBatch, alpha: float, seed: int, step: int) -
             alpha / math.sqrt(length * width) * _uniform(f"{seed}\x00{step}\x00{name}", length, width)
             for name, length in zip(batch.names, batch.lengths.tolist(), strict=True)
         ]
+        parts = [nn.functional.pad(part, (0, 0, learned, 0)) for part in parts]
         noise = torch.cat(parts)[None] if is_stream else nn.utils.rnn.pad_sequence(parts, batch_first=True)
         return embedded + noise.to(embedded)
 

@@ -46,7 +46,7 @@ class VirtualEmbedding(nn.Module):
         virtual = ids >= self.size
         if not bool(virtual.any()):
             return known
-        return torch.where(virtual[..., None], self._rows()[(ids - self.size).clamp(min=0)], known)
+        return torch.where(virtual[..., None], self._rows().to(known)[(ids - self.size).clamp(min=0)], known)
 
 
 def use_tokens(body: Any, rows: Callable[[], Tensor], count: int) -> None:

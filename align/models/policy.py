@@ -141,6 +141,7 @@ def load_template(base: Path, name: str | None) -> ChatTemplate:
     """The tokenizer of the base model with its chat template."""
     from transformers import AutoTokenizer
 
+    quiet()  # of texts longer than the context, which are cut here
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
     except Exception as error:  # of whatever its files hold, the library raises whatever it stumbles over

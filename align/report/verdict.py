@@ -242,8 +242,16 @@ def _preferred(stage: StageFacts) -> list[Finding]:
     rankings = stage.summary.get("reads") == "rankings"
     units = f"the pairs of {n:.0f} held-out rankings" if rankings else f"{n:.0f} held-out pairs"
     text = f"{stage.name} prefers the better answer in {100 * accuracy:.1f} % of {units}"
-    margin = finite(held_out.get("rewards/margins"))
-    return [Finding(f"{text}, by a margin of {compact(margin)}." if margin is not None else f"{text}.")]
+    margin, before = (finite(part.get("rewards/margins")) for part in (held_out, _before(stage)))
+    if margin is None:
+        return [Finding(f"{text}.")]
+    start = "" if before is None else f" (before training {compact(before)})"
+    grew = before is None or margin > before
+    return [Finding(f"{text}, by a margin of {compact(margin)}{start}.", "plain" if grew else "bad")]
+
+
+def _before(stage: StageFacts) -> Mapping[str, Any]:
+    return table(stage.summary.get("before"))
 
 
 def _labelled(stage: StageFacts) -> list[Finding]:

@@ -86,6 +86,9 @@ class Dpo(Stage[DpoOptions]):
             logps, weights = preference.read(policy, batch)
             return preference.loss(logps, of(reference, part) if reference else None, batch, part, weights)
 
+        together = o.batch_size if preference.whole_batch else None
+        # Where all is told against the reference, every margin begins at 0.
+        before = {} if preference.reads_ratios_only else measure(held_out, budget, objective, together)
         done = fit(
             ctx,
             policy,
@@ -105,9 +108,8 @@ class Dpo(Stage[DpoOptions]):
             "answers": sum(len(row.responses) for row in rows),
             **policy.sizes(),
             "dropped": self.tokens["train"].dropped,
-            "held_out": measure(
-                held_out, budget, objective, o.batch_size if preference.whole_batch else None
-            ),
+            **({"before": before} if before else {}),
+            "held_out": measure(held_out, budget, objective, together),
         }
 
 

@@ -72,7 +72,9 @@ class Kto(Stage[KtoOptions]):
 
         # Before the loop puts a saved state back, the policy *is* the reference.
         passes = self._mismatched() if o.loss == "kto" else {}
-        asked = asked_of_reference([*rows, *held_out], passes)
+        # TRL computes that of the training rows by itself; a few are checked below.
+        every = [*(rows if o.engine == "align" else rows[:4]), *held_out]
+        asked = asked_of_reference(every, passes)
         compute = partial(by_row, asked, budget, logps)
         own, others = told_by_reference(cached_logps(ctx, start, asked, compute), passes)
         anchors = {"kto": Kl(policy, logps, others), "bco": Middle(), "apo_zero_unpaired": Zero()}
@@ -102,14 +104,14 @@ class Kto(Stage[KtoOptions]):
             "undesirable": bad,
             **policy.sizes(),
             "dropped": self.tokens["train"].dropped,
-            "held_out": anchor.told(measure(held_out, budget, objective)),
+            "held_out": anchor.told(measure(held_out, budget, objective)) if held_out else {"n": 0},
         }
 
     def _mismatched(self) -> dict[int, list[TokenRow]]:
         """Number of the pass -> its rows with the answers that the KL of their steps is estimated from."""
         o, rows = self.ctx.options, self.tokens["train"].rows
         passes = {HELD_OUT: mismatched(self.tokens["test"].rows)}
-        for epoch in range(o.epochs):
+        for epoch in range(o.epochs if o.engine == "align" else 0):
             parts = batches(rows, self.ctx.seed, epoch, o.batch_size)
             passes[epoch] = [row for part in parts for row in mismatched(part)]
         return passes

@@ -107,6 +107,7 @@ def train(
     learned = masters_of(task.groups)
     parameters = {f"{g.name}/{name}": p for g in learned.groups for name, p in g.parameters.items()}
     optimizer = optim.build(options.optimizer, learned.groups, options.weight_decay)
+    optimizer.register_step_pre_hook(lambda *_: learned.follow())
     optimizer.register_step_post_hook(lambda *_: learned.write_back())
     clipped = optim.clipped_together(learned.groups)
     seed_all(seed)

@@ -28,6 +28,13 @@ class Masters:
     pairs: list[tuple[nn.Parameter, nn.Parameter]] = field(default_factory=list)
 
     @torch.no_grad()
+    def follow(self) -> None:
+        """Take over what was written into the model since, such as a head that was fitted."""
+        for p, master in self.pairs:
+            if not torch.equal(p, master.to(p.dtype)):
+                master.copy_(p)
+
+    @torch.no_grad()
     def write_back(self) -> None:
         """Give the model the copies, rounded."""
         for p, master in self.pairs:

@@ -75,6 +75,14 @@ class Together(torch.optim.Optimizer):
         for part in parts:
             part.state = self.state
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put a state back; it makes new groups and a new state, which the parts share again."""
+        super().load_state_dict(state_dict)
+        groups = iter(self.param_groups)
+        for part in self.parts:
+            part.param_groups = [next(groups) for _ in part.param_groups]
+            part.state = self.state
+
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step of each."""
         for part in self.parts:

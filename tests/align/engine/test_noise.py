@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from align.data.types import Response, TokenRow
-from align.engine import flat
+from align.engine import flat, virtual
 from align.engine.batch import pack
 from align.engine.forward import states
 from align.engine.noise import neftune
@@ -85,3 +85,23 @@ def test_step_seed_and_row_each_draw_anew(model: LlamaForCausalLM) -> None:
     assert not torch.allclose(first["a"], noise_of(model, twins, step=5)["a"], atol=1e-3)
     assert not torch.allclose(first["a"], noise_of(model, twins, seed=2)["a"], atol=1e-3)
     assert torch.equal(first["a"], noise_of(model, twins)["a"])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_embeddings_that_an_adapter_puts_before_a_row_get_none(model: LlamaForCausalLM, stream: bool) -> None:
+    """A row's noise stands behind the learned embeddings, and is that of the row without them."""
+    if stream:
+        assert flat.prepare(model.model)
+    plain, batch, seen = noise_of(model, ROWS), pack(ROWS), []
+    virtual.use_tokens(model.model, lambda: torch.ones(2, WIDTH), 2)
+    handle = model.model.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        states(model.model, batch)
+        with neftune(model, batch, 5.0, 1, 4):
+            states(model.model, batch)
+    handle.remove()
+    added, lengths = seen[1] - seen[0], [2 + n for n in batch.lengths.tolist()]
+    parts = added[0].split(lengths) if stream else added
+    for row, part, length in zip(ROWS, parts, lengths, strict=True):
+        assert not part[:2].any()
+        torch.testing.assert_close(part[2:length], plain[row.id], rtol=0, atol=1e-6)

@@ -239,6 +239,10 @@ def test_preferences() -> None:
     (finding,) = findings(run_of(stage("dpo", {**summary, "reads": "rankings"})))
     assert "in 62.5 % of the pairs of 16 held-out rankings, by" in finding.text
     assert findings(run_of(stage("dpo", {"held_out": {"n": 0}}))) == []
+    for before, tone in ((-0.2, "plain"), (0.4, "bad")):
+        (finding,) = findings(run_of(stage("dpo", {**summary, "before": {"rewards/margins": before}})))
+        assert finding.text.endswith(f"by a margin of 0.31 (before training {before}0).")
+        assert finding.tone == tone
 
 
 def test_labelled_answers() -> None:

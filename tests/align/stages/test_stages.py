@@ -122,6 +122,14 @@ def test_sft_in_bfloat16_differs_by_its_rounding(tmp_path: Path, adapter: str) -
     assert found["float32"] == pytest.approx(found["bfloat16"], rel=2**-8)
 
 
+@pytest.mark.parametrize("adapter", ["ia3", "prompt_tuning", "prefix_tuning"])
+def test_noise_and_bfloat16_go_with_every_kind_of_adapter(tmp_path: Path, adapter: str) -> None:
+    sft = {**SFT, "neftune_alpha": 5.0}
+    made = run(tmp_path, {"sft": sft}, f"adapter={adapter}", "hardware.dtype=bfloat16")
+    saved = load_file(made["sft"].path / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("adapter", ["none", "lora", "dora"])
 def test_every_stage_runs_in_bfloat16(tmp_path: Path, adapter: str) -> None:
     ppo = {

@@ -44,3 +44,19 @@ def test_gradients_of_micro_batches_add_up_in_float32() -> None:
     assert master.grad is not None
     assert master.grad.dtype == torch.float32
     assert master.grad.tolist() == [258.0] * 2
+
+
+def test_what_is_written_into_the_model_meanwhile_is_stepped_from() -> None:
+    """A head that is fitted between two steps; rounding alone is no such writing."""
+    p = weight(1.0)
+    made = masters_of([Group("g", {"p": p}, 0.1)])
+    master = made.groups[0].parameters["p"]
+    with torch.no_grad():
+        master.fill_(1.0 + 2.0**-12)
+    made.follow()
+    assert master.tolist() == [1.0 + 2.0**-12] * 2
+    with torch.no_grad():
+        p.fill_(3.0)
+    made.follow()
+    made.write_back()
+    assert (master.tolist(), p.tolist()) == ([3.0] * 2, [3.0] * 2)

@@ -132,3 +132,18 @@ def test_muon_keeps_the_groups_their_rates_and_what_is_not_decayed() -> None:
 def test_muon_without_a_hidden_matrix_is_adamw() -> None:
     head = {"score.weight": nn.Parameter(torch.zeros(1, 4))}
     assert isinstance(build("muon", [Group("head", head, 0.1)], 0.0), torch.optim.AdamW)
+
+
+def test_muon_goes_on_from_a_state_that_was_put_back() -> None:
+    """accelerate puts an optimizer's state into it before training; rates and moments must still be read."""
+    body, bias = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+    parameters = {"model.layers.0.q.weight": body, "model.layers.0.q.bias": bias}
+    optimizer = build("muon", [Group("g", parameters, 0.1)], weight_decay=0.0)
+    optimizer.load_state_dict(optimizer.state_dict())
+    set_lr(optimizer, 0.0)
+    for p in parameters.values():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert body.tolist() == [[1.0, 1.0], [1.0, 1.0]], "a rate of 0 moves nothing"
+    assert bias.tolist() == [1.0, 1.0]
+    assert set(optimizer.state) == {body, bias}
