@@ -241,7 +241,7 @@ def test_preferences() -> None:
     assert findings(run_of(stage("dpo", {"held_out": {"n": 0}}))) == []
     for before, tone in ((-0.2, "plain"), (0.4, "bad")):
         (finding,) = findings(run_of(stage("dpo", {**summary, "before": {"rewards/margins": before}})))
-        assert finding.text.endswith(f"by a margin of 0.31 (before training {before}0).")
+        assert finding.text.endswith(f"by a margin of 0.31 (before training {before}).")
         assert finding.tone == tone
 
 
