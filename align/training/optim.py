@@ -44,7 +44,7 @@ def clipped_together(groups: Sequence[Group]) -> dict[str, list[nn.Parameter]]:
 
 
 def build(name: str, groups: Sequence[Group], weight_decay: float) -> torch.optim.Optimizer:
-    """The optimizer of that name; vectors and scalars are not decayed.
+    """The optimizer of that name; vectors, IA3's factors among them, and scalars are not decayed.
 
     Args:
         name: `adamw` (arXiv:1711.05101); `muon` (https://kellerjordan.github.io/posts/muon/) for the matrices
@@ -93,8 +93,8 @@ def _parts(groups: Sequence[Group], weight_decay: float) -> list[dict[str, Any]]
     """Two groups of the optimizer for each `Group`: what is decayed, and where there is any, what is not."""
     parts = []
     for group in groups:
-        matrices = [p for p in group.parameters.values() if p.ndim >= 2]
-        rest = [p for p in group.parameters.values() if p.ndim < 2]
+        matrices = [p for n, p in group.parameters.items() if _is_matrix(n, p)]
+        rest = [p for n, p in group.parameters.items() if not _is_matrix(n, p)]
         parts.append({"params": matrices, "lr": group.lr, "peak": group.lr, "weight_decay": weight_decay})
         if rest:
             parts.append({"params": rest, "lr": group.lr, "peak": group.lr, "weight_decay": 0.0})
@@ -108,7 +108,12 @@ def _subset(group: Group, *, hidden: bool) -> Group:
 
 
 def _is_hidden(name: str, p: nn.Parameter) -> bool:
-    return p.ndim == 2 and layer_of(f".{name}") is not None
+    return _is_matrix(name, p) and p.ndim == 2 and layer_of(f".{name}") is not None
+
+
+def _is_matrix(name: str, p: nn.Parameter) -> bool:
+    """Whether it is decayed. IA3's factors are vectors, which peft keeps as [1, d]; 1 changes nothing."""
+    return p.ndim >= 2 and "ia3_l" not in name
 
 
 def _adamw(name: str, parts: list[dict[str, Any]]) -> torch.optim.Optimizer:

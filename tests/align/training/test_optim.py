@@ -35,6 +35,28 @@ def test_first_step_is_adamws_update_written_out() -> None:
     torch.testing.assert_close(vector.detach(), torch.full((2,), 3.0 - 0.05))
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_factors_of_ia3_are_vectors_and_a_head_of_one_row_is_none(name: str) -> None:
+    layer = "base_model.model.model.layers.0"
+    shapes = {
+        f"{layer}.self_attn.k_proj.ia3_l.default": (4, 1),
+        f"{layer}.mlp.down_proj.ia3_l.default": (1, 4),
+        "base_model.model.score.modules_to_save.default.weight": (1, 4),
+    }
+    parameters = {name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
+    optimizer = build(name, [Group("g", parameters, 0.1)], weight_decay=0.5)
+    gradient = torch.tensor([-1.0, -2.0, 3.0, 4.0])
+    for p in parameters.values():
+        p.grad = gradient.reshape(p.shape).clone()
+    set_lr(optimizer, 1.0)
+    optimizer.step()
+    # AdamW's first step is lr against the gradient's sign; orthogonalised, its entries would differ in size.
+    step = torch.tensor([0.1, 0.1, -0.1, -0.1])
+    for place, p in parameters.items():
+        kept = 1.0 if "ia3_l" in place else 1.0 - 0.1 * 0.5
+        torch.testing.assert_close(p.detach().flatten(), kept + step, msg=place)
+
+
 def test_groups_of_one_model_are_clipped_as_one() -> None:
     a, b, c = (nn.Parameter(torch.zeros(2)) for _ in range(3))
     head = Group("head", {"b": b}, 0.2, clip_with="body")
