@@ -100,9 +100,10 @@ class ChatTemplate:
         """Tokens of each step of an answer with the separator behind it; EOS is not among them.
 
         Step and separator are encoded apart, so that a step ends in the same tokens wherever it stands. The
-        first step opens an answer, so its leading spaces are those of the template.
+        first step opens an answer, so its leading spaces are those of the template. What is
+        encoded of each is its `step_text`.
         """
-        first, *rest = steps
+        first, *rest = (step_text(step, separator) for step in steps)
         self._count([Message("assistant", step) for step in rest])
         behind = self._encode(separator, "-")
         found = [self.encode_answer(first.lstrip())[:-1]]
@@ -265,6 +266,18 @@ class ChatTemplate:
     def _ids(self, text: str, split: bool = False) -> list[int]:
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split)
         return list(encoded["input_ids"])
+
+
+def step_text(step: str, separator: str) -> str:
+    """A step as it is found when its answer is cut at the separator, where blank parts are no steps.
+
+    Example:
+        >>> step_text(";two ; ", ";"), step_text("1; 2;; ", ";")
+        ('two', '1; 2')
+    """
+    parts = step.split(separator)
+    told = [i for i, part in enumerate(parts) if part.strip()] or [0]
+    return separator.join(parts[told[0] : told[-1] + 1]).rstrip()
 
 
 def _special_texts(tokenizer: Any) -> list[str]:

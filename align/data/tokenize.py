@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from align.config.stages import TrainOn
-from align.data.template import ChatTemplate
+from align.data.template import ChatTemplate, step_text
 from align.data.types import (
     Conversation,
     Dataset,
@@ -202,11 +202,15 @@ def stepwise(
     out = _start(data.name, template, max_prompt)
     escaped = template.escaped
     for row in data:
-        prompt, steps = template.encode_prompt(row.prompt), template.encode_steps(row.steps, separator)
+        texts = [step_text(step, separator) for step in row.steps]
+        prompt, steps = template.encode_prompt(row.prompt), template.encode_steps(texts, separator)
         out.lengths.append(len(prompt) + sum(map(len, steps)) + 1)
         out.cut["steps that hold the separator, where a sampled answer would be cut"] += sum(
-            separator in step.strip() for step in row.steps
+            separator in text for text in texts
         )
+        if not all(texts):
+            out.dropped["have a step that is nothing but the separator"] += 1
+            continue
         kept = _fitting(steps, max_answer - 1)
         if not kept:
             out.dropped["have a first step longer than max_answer"] += 1

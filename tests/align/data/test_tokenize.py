@@ -116,8 +116,9 @@ def test_steps_are_scored_at_their_separator() -> None:
         Stepwise("a", ask("hi"), ("no", "y"), (0.0, 1.0), "s"),
         Stepwise("long", ask("hi"), ("yes", "n;o", "x"), (1.0, 0.5, 0.0)),
         Stepwise("longer", ask("hi"), ("much too long", "x"), (1.0, 0.0)),
+        Stepwise("none", ask("hi"), ("no", " ; "), (1.0, 0.0)),
     ]
-    out = tokenize.stepwise(Dataset("d", rows), LETTERS, ";", max_prompt=9, max_answer=9, max_drop=0.4)
+    out = tokenize.stepwise(Dataset("d", rows), LETTERS, ";", max_prompt=9, max_answer=9, max_drop=0.5)
     first, cut = out.rows
     assert first.responses[0].ids == (*map(ord, "no;y;"), EOS)
     # The state before the token with a weight is read: that of the separator.
@@ -128,7 +129,10 @@ def test_steps_are_scored_at_their_separator() -> None:
     assert cut.step_labels == (1.0, 0.5)
     assert out.cut["steps behind max_answer 9, left out"] == 1
     assert out.cut["steps that hold the separator, where a sampled answer would be cut"] == 1
-    assert out.dropped == {"have a first step longer than max_answer": 1}
+    assert out.dropped == {
+        "have a first step longer than max_answer": 1,
+        "have a step that is nothing but the separator": 1,
+    }
 
 
 def test_answers_that_became_equal_are_left_out_with_their_order() -> None:

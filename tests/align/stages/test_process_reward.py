@@ -22,6 +22,7 @@ from align.errors import DataError
 from align.models.reward_model import RewardModel, Steps, new_reward_model, open_reward_model
 from align.models.sources import materialise
 from align.objectives.process import bce
+from align.reward import steps as reading
 from align.reward.score import answer_row, score_rows
 from align.run import main
 from align.stages.base import StageContext
@@ -155,6 +156,29 @@ def test_an_answer_is_read_as_it_was_trained(base: Path, aggregate: Any, make: A
     model.steps = Steps("\n", aggregate, "mse")
     raw = make(model.step_scores(pack(rows[:1])))
     torch.testing.assert_close(score_rows(model, sampled[:1], Budget(64))[0][0], raw)
+
+
+@pytest.mark.parametrize("separator", ["\n", "\n\n", ";"])
+def test_a_step_may_end_in_the_separator_or_in_spaces(base: Path, separator: str) -> None:
+    """A step is trained on the tokens that it has when the answer's text is cut."""
+    model = new_reward_model(base, base, None, FULL, layers=None, seed=0)
+    template, eos = model.template, model.template.eos_id
+    given = ("2+2=4\n", f" so 4 {separator}", f"{separator}then 5{separator}{separator} ", "\tdone  ")
+    (row,) = tokens(model, given, separator=separator)
+    weights, ids = row.responses[0].weights, row.responses[0].ids
+    assert ids[-1] == eos
+    assert sum(weights) == len(row.step_labels) == 4
+    found = [part for part in template.decode(list(ids[:-1])).split(separator) if part.strip()]
+    assert [part.strip() for part in found] == ["2+2=4", "so 4", "then 5", "done"]
+    assert found[1:] == [" so 4", "then 5", "\tdone"]
+    (plain,) = tokens(model, ("2+2=4", " so 4", "then 5", "\tdone"), separator=separator)
+    assert row.responses == plain.responses
+
+    seen: list[TokenRow] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "step_values", lambda reward, steps, rows, budget: seen.extend(rows) or [])
+        reading.score_steps(model, Steps(separator, "mean", "bce"), [row], Budget(64))
+    assert seen[0].responses == row.responses
 
 
 @torch.no_grad()
