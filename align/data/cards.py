@@ -22,7 +22,16 @@ from align.data.card_types import Card, FileSource
 from align.data.packages import cache_folder
 from align.data.readers import READERS, Context
 from align.data.types import Dataset, Labelled
-from align.data.views import Expect, contradictions, is_test, once, opening, refuse_other_kind, view
+from align.data.views import (
+    Expect,
+    contradictions,
+    is_test,
+    once,
+    opening,
+    prompt_of,
+    refuse_other_kind,
+    view,
+)
 from align.errors import ConfigError, DataError
 from align.registry import nearest
 
@@ -268,7 +277,8 @@ def _load_one(ref: DataRef, expect: Expect, max_drop: float) -> _Source:
             f"{card.name}: {what} contradict each other ({unit}: {len(contrary)}, "
             f"rows of the first: {', '.join(contrary[0][:5])}); they are kept"
         )
-    part_held_out = card.split.test if len(rows) > 1 else 0.0  # a single row is trained on
+    alone = len(rows) == 1 and not prompt_of(rows[0])  # one plain text, on whose prompt nothing is measured
+    part_held_out = 0.0 if alone else card.split.test
     rows = view(rows, expect, card.name, context.left_out)
     parts: dict[Part, list[Any]] = {"train": [], "test": []}
     for row in rows:

@@ -70,6 +70,13 @@ def test_one_split_cannot_leak(folder: Path) -> None:
     assert leaks(recipe("same")) == []
 
 
+def test_one_split_cannot_leak_by_a_source_of_a_single_row(folder: Path) -> None:
+    held_out = cards.load("asked", "prompts", "test").rows[0].messages[0].content
+    write(folder, "single", "conversations", "0.5", "a", [{"prompt": held_out, "completion": "c"}])
+    assert leaks(recipe("single")) == []
+    assert (cards.openings("single", "train"), cards.openings("single", "test")) == (set(), {held_out})
+
+
 def test_other_prompts_under_another_split_are_fine(folder: Path) -> None:
     write(folder, "others", "conversations", "0", "b", [{"prompt": "else", "completion": "c"}])
     assert leaks(recipe("others")) == []
