@@ -19,15 +19,16 @@ from torch import Tensor
 from align.artifacts import manifest as manifests
 from align.artifacts.commit import commit
 from align.artifacts.store import Artifact
-from align.config.schema import LoraAdapter
+from align.config.schema import LoraAdapter, NoAdapter
 from align.data.packages import cache_folder
 from align.data.types import TokenRow
 from align.errors import IntegrityError
 from align.models import sources
 from align.stages.base import StageContext
 
-FORMAT = 1  # raise when what is computed changes
+FORMAT = 2  # raise when what is computed changes
 WEIGHTS = (".safetensors", "config.json")
+ADDS_ZEROS = ("default", "gaussian")  # starts of LoRA
 KIND, FILE = "reference_logps", "logps.safetensors"
 
 
@@ -98,8 +99,9 @@ def _key(ctx: StageContext[Any], start: Artifact | Path, rows: Sequence[TokenRow
 def _rounding(ctx: StageContext[Any], start: Artifact | Path) -> list[Any]:
     """What the numbers depend on by rounding alone, which the step-0 check would see.
 
-    Where an adapter's start is taken out of the base's weights, the two together are the base but for it.
+    A fresh adapter leaves the base as it is, exactly so only where it adds products with zeros in float32.
     """
     adapter = ctx.recipe.adapter
-    mutated = isinstance(start, Path) and isinstance(adapter, LoraAdapter) and adapter.mutates
-    return [adapter.model_dump(), ctx.seed] if mutated else []
+    zeros = isinstance(adapter, LoraAdapter) and adapter.kind == "lora" and adapter.init in ADDS_ZEROS
+    exact = isinstance(adapter, NoAdapter) or (zeros and ctx.dtype == "float32")
+    return [adapter.model_dump(), ctx.seed] if isinstance(start, Path) and not exact else []

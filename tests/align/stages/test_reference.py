@@ -14,7 +14,7 @@ from torch import Tensor
 from align.artifacts.commit import commit
 from align.artifacts.manifest import verify
 from align.artifacts.store import Artifact
-from align.config.schema import LoraAdapter, NoAdapter, TinyModel
+from align.config.schema import Ia3Adapter, LoraAdapter, NoAdapter, TinyModel
 from align.data.types import Response, TokenRow
 from align.stages.reference import cached_logps
 
@@ -101,15 +101,47 @@ def test_other_weights_are_computed_and_other_notes_are_not(asked: Asked, tmp_pa
     assert asked.computed == 5
 
 
-def test_an_adapter_taken_out_of_the_base_rounds_in_its_own_way(asked: Asked, tmp_path: Path) -> None:
+LORA = LoraAdapter(kind="lora")
+DORA = LoraAdapter(kind="dora")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "dtype", "shared"),
+    [
+        (LORA, "float32", True),
+        (LoraAdapter(kind="lora", init="gaussian"), "float32", True),
+        (LoraAdapter(kind="lora", init="pissa"), "float32", False),
+        (LoraAdapter(kind="lora", init="olora"), "float32", False),
+        (LoraAdapter(kind="lora", init="orthogonal"), "float32", False),
+        (DORA, "float32", False),
+        (Ia3Adapter(kind="ia3"), "float32", False),
+        (LORA, "bfloat16", False),
+        (DORA, "bfloat16", False),
+    ],
+)
+def test_an_adapter_that_is_not_exactly_the_base_rounds_in_its_own_way(
+    asked: Asked, tmp_path: Path, adapter: LoraAdapter | Ia3Adapter, dtype: str, shared: bool
+) -> None:
     one = artifact(tmp_path / "one", b"1")
-    for adapter, base, policy in (("none", 1, 2), ("default", 2, 2), ("pissa", 3, 3), ("olora", 4, 4)):
-        if adapter != "none":
-            asked.ctx.recipe.adapter = LoraAdapter(kind="lora", init=adapter)  # type: ignore[arg-type]
+    asked.ctx.dtype = dtype
+    asked(tmp_path, ROWS)
+    asked(one, ROWS)
+    assert asked.computed == 2
+    asked.ctx.recipe.adapter = adapter
+    asked(one, ROWS)  # an artifact lies on the original base, however it came to be
+    assert asked.computed == 2
+    for seed, computed in ((0, 1), (1, 2), (1, 2)):
+        asked.ctx.seed = seed
         asked(tmp_path, ROWS)
-        assert asked.computed == base
-        asked(one, ROWS)  # an artifact lies on the original base, however it came to be
-        assert asked.computed == policy
+        assert asked.computed == 2 + (0 if shared else computed)
+
+
+def test_without_an_adapter_the_seed_does_not_matter(asked: Asked, tmp_path: Path) -> None:
+    asked.ctx.dtype = "bfloat16"
+    asked(tmp_path, ROWS)
+    asked.ctx.recipe.adapter, asked.ctx.seed = NoAdapter(kind="none", freeze=["*embed*"]), 1
+    asked(tmp_path, ROWS)
+    assert asked.computed == 1
 
 
 def test_what_is_torn_is_computed_again(asked: Asked, tmp_path: Path) -> None:
