@@ -53,6 +53,7 @@ TABLE = table([{"text": f"row {i} " + "x" * 50} for i in range(200)])
 REPEATED = table([{"text": "x" * 2**20}] * 100, "zstd")
 ROW = '{"prompt": "p", "completion": "c"}\n'
 MEND = "mend the line, or on_bad_row: skip"
+WEIGHT = "leave it out, or repeat the row; only conversations have one"
 FORMS = (
     "messages; completion, prompt; completion, label, prompt; text; chosen, rejected; answers, prompt; answer, prompt, rating; "
     "completions, labels, prompt; prompt; or a card with fields:"
@@ -128,7 +129,11 @@ FILES = [
     Bad("a weight of a row that is 0", '{"text": "a", "weight": 0}\n', "@:1: field 'weight' is 0; give more than 0, or leave the row out"),
     Bad("a weight of a row that is no number", '{"text": "a", "weight": "much"}\n', "@:1: field 'weight' is text, not a number; give a number"),
     Bad("a weight of a row that is not finite", '{"text": "a", "weight": NaN}\n', "@:1: field 'weight' is nan; give a finite number or leave the row out"),
-    Bad("a weight of a ranking", ranking(weight=2), "@:1: field 'weight' is not read in preferences; leave it out, or repeat the row; only conversations have one"),
+    Bad("a weight of a ranking", ranking(weight=2), f"@:1: field 'weight' is not read in the form rankings; {WEIGHT}"),
+    Bad("a weight of a pair", '{"prompt": "p", "chosen": "a", "rejected": "b", "weight": 2}\n', f"@:1: field 'weight' is not read in the form pairs; {WEIGHT}"),
+    Bad("a weight of a label", '{"prompt": "p", "completion": "c", "label": true, "weight": 2}\n', f"@:1: field 'weight' is not read in the form unpaired; {WEIGHT}"),
+    Bad("a weight of a rating", '{"prompt": "p", "answer": "a", "rating": 1, "weight": 2}\n', f"@:1: field 'weight' is not read in the form rating; {WEIGHT}"),
+    Bad("a weight of steps", '{"prompt": "p", "completions": ["a"], "labels": [1], "weight": 2}\n', f"@:1: field 'weight' is not read in the form stepwise; {WEIGHT}"),
     # other files
     Bad("a text that is not UTF-8", b"a\xff", "@: byte 1 of the file is not UTF-8; save the file as UTF-8", "bad.txt"),
     Bad("200,000 empty lines", "\n" * 200_000, "@:100001: 100,000 empty lines in a row; remove them"),

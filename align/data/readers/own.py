@@ -45,6 +45,7 @@ FORMS: dict[str, set[str]] = {
     "stepwise": {"prompt", "completions", "labels"},
     "prompts": {"prompt"},
 }
+TAKE_WEIGHT = {"messages", "completion", "text", "prompts"}  # prompts learn nothing, and pass it over
 ORDERS = ("tiers", "ranks", "ratings")
 KNOWN = {"weight"}.union(*FORMS.values(), ORDERS)
 Form = Literal[
@@ -114,6 +115,9 @@ def _row(record: Record, form: str, context: Context) -> Row | None:
         raise wrong(record, "id", f"is {given!r}", "give text or a whole number")
     if isinstance(given, str):
         checked(record, "id", given)
+    if "weight" in record.data and form not in TAKE_WEIGHT:
+        fix = "leave it out, or repeat the row; only conversations have one"
+        raise wrong(record, "weight", f"is not read in the form {form}", fix)
     return MAKERS[form](record, f"{context.name}/{given}", context)
 
 
@@ -170,14 +174,7 @@ def _as_number(given: str) -> float | str:
         return given
 
 
-def _refuse_weight(record: Record) -> None:
-    if "weight" in record.data:
-        fix = "leave it out, or repeat the row; only conversations have one"
-        raise wrong(record, "weight", "is not read in preferences", fix)
-
-
 def _pair(record: Record, name: str, context: Context) -> Row | None:
-    _refuse_weight(record)
     sides = [_side(record, field) for field in ("chosen", "rejected")]
     if sides[0][:-1] != sides[1][:-1]:
         raise wrong(
@@ -210,7 +207,6 @@ def _side(record: Record, field: str) -> tuple[Message, ...]:
 
 
 def _ranking(record: Record, name: str, context: Context) -> Row | None:
-    _refuse_weight(record)
     prompt = messages(record, "prompt", record.data["prompt"], "user")
     answers = texts(record, "answers")
     if len(answers) < 2:
