@@ -78,7 +78,7 @@ def check_adapter(base: Path, options: AnyAdapter) -> None:
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
     if isinstance(options, NoAdapter):
         frozen_names([name for name, _ in model.named_parameters()], options.freeze)
-    elif not isinstance(options, PromptTuningAdapter | PrefixTuningAdapter):
+    else:
         config_of(model, options, "CAUSAL_LM", base)
 
 

@@ -28,7 +28,7 @@ from align.training import checks
 from align.training.optim import Group
 from align.training.supervised import batches
 
-LOSSES: dict[str, Callable[..., Loss]] = {"kto": kto, "bco": bco, "apo_zero_unpaired": kto}
+UNPAIRED_LOSSES: dict[str, Callable[..., Loss]] = {"kto": kto, "bco": bco, "apo_zero_unpaired": kto}
 LOPSIDED = 2.0  # weight of one label over that of the other, above which it is told
 MOST = 4 / 3  # of desirable over undesirable answers, in the rule of the paper; the least is 1
 Known = dict[str, Tensor]
@@ -83,7 +83,7 @@ class Kto(Stage[KtoOptions]):
         def loss(found: Tensor, ref: Tensor, batch: TokenBatch, part: Sequence[TokenRow]) -> Loss:
             desirable = torch.tensor([row.desirable for row in part])
             weights = o.desirable_weight, o.undesirable_weight
-            return LOSSES[o.loss](found, ref, desirable, anchor.value, o.beta, *weights)
+            return UNPAIRED_LOSSES[o.loss](found, ref, desirable, anchor.value, o.beta, *weights)
 
         def objective(batch: TokenBatch, part: Sequence[TokenRow]) -> Loss:
             return loss(logps(batch), of(own, part), batch, part)

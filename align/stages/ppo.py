@@ -35,11 +35,10 @@ class Ppo(Stage[PpoOptions]):
         """Train and write a policy."""
         ctx, o = self.ctx, self.ctx.options
         template = ctx.recipe.model.template
-        start, adapter = starting_point(ctx, o.policy), ctx.recipe.adapter
-        policy = open_policy(start, ctx.base, template, adapter, ctx.seed, ctx.dtype)
+        adapter = ctx.recipe.adapter
+        policy = open_policy(starting_point(ctx, o.policy), ctx.base, template, adapter, ctx.seed, ctx.dtype)
         policy.keep_reference()
         reward = open_reward_model(ctx.inputs[o.reward], ctx.base, template, ctx.dtype)
-        adapter = ctx.recipe.adapter
         critic = critic_of(reward, adapter.freeze if isinstance(adapter, NoAdapter) else ())
         task = PpoTask(ctx, policy, reward, critic, self.prompts.rows)
         every = o.save_every * o.epochs * o.minibatches

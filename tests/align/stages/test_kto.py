@@ -264,7 +264,8 @@ def test_a_step_that_runs_out_of_memory_is_done_again(
 ) -> None:
     want = done(stage(tmp_path / "a", loss=loss), tmp_path / "a/out")
     monkeypatch.setattr("align.stages.kto_anchor.by_row", failing_at(3, by_row))  # the KL of step 3
-    monkeypatch.setitem(kto.LOSSES, "bco", failing_at(12, bco))  # behind 4 of the check: the loss of step 8
+    # Behind 4 of the check: the loss of step 8.
+    monkeypatch.setitem(kto.UNPAIRED_LOSSES, "bco", failing_at(12, bco))
     made = stage(tmp_path / "b", loss=loss)
     rows, _, _ = done(made, tmp_path / "b/out")
     notes = [call.args[0] for call in made.ctx.reporter.note.call_args_list]  # type: ignore[attr-defined]
