@@ -5,8 +5,10 @@ Every error that Align raises on purpose is an `AlignError`; its `exit_code` is 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
+from functools import cache
 
 _MEMORY = re.compile(
     r"out of memory|can't allocate memory|cannot allocate memory|not enough memory|bad_alloc", re.IGNORECASE
@@ -96,3 +98,9 @@ def raise_all(errors: Sequence[AlignError]) -> None:
         raise errors[0]
     if errors:
         raise Problems(errors)
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Say on the log what is no error and must be known, the first time that it comes up in a process."""
+    logging.getLogger("align").warning("%s", text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -32,13 +31,12 @@ from align.data.views import (
     refuse_other_kind,
     view,
 )
-from align.errors import ConfigError, DataError
+from align.errors import ConfigError, DataError, warn_once
 from align.registry import nearest
 
 Part = Literal["train", "test"]
 SHIPPED = Path(__file__).parents[1] / "data_cards"
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".gz", ".zst")
-log = logging.getLogger("align")
 _folders: list[Path] = [SHIPPED]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -273,7 +271,7 @@ def _load_one(ref: DataRef, expect: Expect, max_drop: float) -> _Source:
     if contrary:
         labels = isinstance(rows[0], Labelled)
         what, unit = ("labels of one answer", "answers") if labels else ("rankings of one prompt", "prompts")
-        _say_once(
+        warn_once(
             f"{card.name}: {what} contradict each other ({unit}: {len(contrary)}, "
             f"rows of the first: {', '.join(contrary[0][:5])}); they are kept"
         )
@@ -340,9 +338,4 @@ def _write_rejects(context: Context) -> None:
     lines = (json.dumps(asdict(reject), ensure_ascii=True) + "\n" for reject in context.rejects)
     temporary.write_text("".join(lines), encoding="utf-8")
     os.replace(temporary, path)
-    _say_once(f"{context.name}: {len(context.rejects)} bad rows were left out; they are listed in {path}")
-
-
-@cache
-def _say_once(text: str) -> None:
-    log.warning("%s", text)
+    warn_once(f"{context.name}: {len(context.rejects)} bad rows were left out; they are listed in {path}")

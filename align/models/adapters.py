@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +29,11 @@ from transformers import PreTrainedModel
 
 from align.config.schema import LoraAdapter
 from align.engine import flat, virtual
-from align.errors import ConfigError, IntegrityError
+from align.errors import ConfigError, IntegrityError, warn_once
 from align.models.adapter_configs import PeftAdapter, config_of, decoder_layers
 
 ACTIVE = "default"
 INITIAL = "initial"  # the start of an adapter whose base is not the original one
-log = logging.getLogger("align")
 
 
 def is_peft(model: nn.Module) -> bool:
@@ -77,13 +74,8 @@ def _wrapped(model: PreTrainedModel, config: PeftConfig, seed: int = 0) -> PeftM
     elif isinstance(config, PrefixTuningConfig):
         virtual.use_cache(body, peft.get_prompt, config.num_virtual_tokens)
         flat.release(body)
-        _say_once("prefix tuning takes the padded forward: a stream has no place for past keys and values")
+        warn_once("prefix tuning takes the padded forward: a stream has no place for past keys and values")
     return peft
-
-
-@cache
-def _say_once(text: str) -> None:
-    log.warning("%s", text)
 
 
 def layer_of(name: str) -> int | None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from align.engine import paths
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
 from align.engine.head import Measure, mean_logps, token_logps
-from align.errors import ConfigError, IntegrityError, NumericsError
+from align.errors import ConfigError, IntegrityError, NumericsError, warn_once
 from align.models import adapters
 from align.models.freezing import freeze
 from align.models.opened import OpenedModel
@@ -39,7 +37,6 @@ from align.models.sources import read_json
 
 REFERENCE = "reference"
 COPY = "get a complete copy"
-log = logging.getLogger("align")
 
 
 @dataclass
@@ -204,13 +201,8 @@ def load_checked(
             )
     reason = paths.choose(model)
     if reason is not None:
-        _say_once(f"{type(model).__name__} takes the padded forward: {reason}")
+        warn_once(f"{type(model).__name__} takes the padded forward: {reason}")
     return model, info
-
-
-@cache
-def _say_once(text: str) -> None:
-    log.warning("%s", text)
 
 
 def quiet() -> None:
