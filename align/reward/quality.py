@@ -20,7 +20,7 @@ def report(
     """Held-out accuracy per prompt with interval, calibration, and two baselines on the same rankings.
 
     Args:
-        train: The rankings that the model was trained on.
+        train: The rankings that the model was trained on; without any there are no baselines.
         held_out: Rankings of other prompts.
         scores: The model's scores [K] for each held-out ranking.
         seed: Of the bootstrap.
@@ -30,24 +30,25 @@ def report(
     """
     if not held_out:
         return {}
-    words, length = BagOfWords().fit(train), LengthRule().fit(train)
-    rated = {
-        "reward model": list(scores),
-        "bag of words": [words.score([_asked(r)] * len(r.answers), r.answers) for r in held_out],
-        "length": [length.score(r.answers) for r in held_out],
-    }
+    rated, rule = {"reward model": list(scores)}, ""
+    if train:  # ratings of single answers rank nothing
+        words, length = BagOfWords().fit(train), LengthRule().fit(train)
+        rated["bag of words"] = [words.score([_asked(r)] * len(r.answers), r.answers) for r in held_out]
+        rated["length"], rule = [length.score(r.answers) for r in held_out], length.rule
     accuracy = {name: np.asarray(pairwise_accuracy(s, held_out)) for name, s in rated.items()}
     intervals = {name: asdict(bootstrap_mean(a, seed=seed)) for name, a in accuracy.items()}
+    baselines = (
+        {"length": {**intervals["length"], "rule": rule}, "bag_of_words": intervals["bag of words"]}
+        if train
+        else {}
+    )
     curve = reliability(*pair_probabilities(scores, held_out))
     sources = sorted({r.source for r in held_out})
     return {
         "accuracy": intervals["reward model"],
         "ece": curve.ece,
         "calibration": curve.bins,
-        "baselines": {
-            "length": {**intervals["length"], "rule": length.rule},
-            "bag_of_words": intervals["bag of words"],
-        },
+        "baselines": baselines,
         "by_source": {
             source: {
                 name.replace(" ", "_"): asdict(

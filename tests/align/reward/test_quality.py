@@ -38,6 +38,16 @@ def test_baselines_learn_from_training_rankings_alone() -> None:
     assert found["accuracy"]["n"] == 3
 
 
+def test_without_training_rankings_there_is_nothing_to_compare_with() -> None:
+    found = report([], HELD_OUT, SCORES, seed=0)
+    assert found["baselines"] == {}
+    assert found["accuracy"] == report(TRAIN, HELD_OUT, SCORES, seed=0)["accuracy"]
+    assert {source: list(one) for source, one in found["by_source"].items()} == {
+        "x": ["reward_model"],
+        "y": ["reward_model"],
+    }
+
+
 def test_a_source_is_measured_by_its_own_rankings() -> None:
     found = report(TRAIN, HELD_OUT, SCORES, seed=0)["by_source"]
     means = {source: {name: one["mean"] for name, one in table.items()} for source, table in found.items()}

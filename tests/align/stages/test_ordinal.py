@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from align.artifacts.store import Store
 from align.config.schema import NoAdapter, TinyModel
 from align.config.stages import RewardOptions
+from align.data.views import is_test
 from align.errors import DataError, Interrupted
 from align.models.sources import materialise
 from align.stages.base import StageContext
@@ -42,10 +44,13 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def stage(data: Path, folder: Path, stop: Any = lambda: False, **given: Any) -> Reward:
+def stage(
+    data: Path, folder: Path, stop: Any = lambda: False, also: Sequence[Path] = (), **given: Any
+) -> Reward:
     options = RewardOptions.model_validate(
-        {"kind": "reward", "data": str(data), "loss": "ordinal", "max_prompt": 32, "max_answer": 16,
-         "lr": 5e-3, "head_lr": 2e-2, "epochs": 4, "batch_size": 16, "checkpoint_every": 1, **given}
+        {"kind": "reward", "data": [str(data), *map(str, also)], "loss": "ordinal", "max_prompt": 32,
+         "max_answer": 16, "lr": 5e-3, "head_lr": 2e-2, "epochs": 4, "batch_size": 16,
+         "checkpoint_every": 1, **given}
     )  # fmt: skip
     recipe: Any = SimpleNamespace(model=TinyModel(kind="tiny"), adapter=NoAdapter(kind="none"))
     base = materialise(TinyModel(kind="tiny"))
@@ -105,6 +110,21 @@ def test_a_stopped_stage_ends_with_the_same_thresholds_to_the_bit(data: Path, tm
     run(stage(data, tmp_path / "runs"), tmp_path / "b")
     for name in ("thresholds.json", "model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_held_out_answers_of_one_prompt_have_no_baselines_where_training_has_single_ones(
+    data: Path, tmp_path: Path
+) -> None:
+    asked = [f"coffee {n}?" for n in range(60) if is_test(f"coffee {n}?", 0.1, "")]
+    path = tmp_path / "several.jsonl"
+    rows = [{"prompt": prompt, "answers": ["superb", "awful"], "ratings": [5, 1]} for prompt in asked]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = stage(data, tmp_path / "runs", also=[path], epochs=1)
+    quality = run(made, tmp_path / "out")["quality"]
+    assert all(len(row.ratings) == 1 for row in made.tokens["train"].rows)
+    assert quality["accuracy"]["n"] == len(asked) > 1
+    assert quality["baselines"] == {}
+    assert list(quality["by_source"]["several"]) == ["reward_model"]
 
 
 def test_answers_of_one_prompt_are_ordered_too(tmp_path: Path) -> None:
