@@ -155,7 +155,7 @@ def test_help_is_our_own(flags: list[str], capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr().out
     assert "recipe: dpo, dpo_listwise, kto, orpo, prompt_tuning, reward, rlhf, sft, simpo, smoke" in printed
     assert "model: hub, llama3_1_8b" in printed
-    assert "stage: dpo, evaluate, kto, ppo, reward, sft" in printed
+    assert "stage: dpo, evaluate, kto, ppo, process_reward, reward, sft" in printed
     assert "align export=STAGE" in printed
     assert "$" not in printed.replace('"$(align', "")
 

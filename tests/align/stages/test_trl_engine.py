@@ -89,7 +89,7 @@ def stage_of(kind: str, folder: Path, adapter: Any = NONE, stop: Any = lambda: F
         else:
             options = KtoOptions if kind == "kto" else DpoOptions
             stage = STAGES[kind](context(options(kind=kind, **common), adapter, folder, stop))
-            held_out = rows(ANSWERS[kind])[:3]
+            held_out = [replace(row, id=f"held-{row.id}") for row in rows(ANSWERS[kind])[:3]]
         stage.tokens = {"train": Tokenised("x", rows(ANSWERS[kind])), "test": Tokenised("x", held_out)}
     stage.template = load_template(stage.ctx.base, "chatml")
     return stage
