@@ -257,7 +257,7 @@ def _missing_extras(recipe: Recipe) -> list[AlignError]:
     """Options that need a package which is not part of a plain install."""
     if importlib.util.find_spec(EXTRA) is not None:
         return []
-    what, fix = f"adamw_8bit needs {EXTRA}, which is not installed", f"pip install 'align[{EXTRA}]'"
+    what, fix = f"adamw_8bit needs {EXTRA}, which is not installed", f"pip install {EXTRA}"
     return [
         ConfigError(f"stages.{name}.optimizer", what, f"{fix}, or try stages.{name}.optimizer=adamw")
         for name, options in recipe.stages.items()

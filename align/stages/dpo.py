@@ -45,7 +45,7 @@ class Dpo(Stage[DpoOptions]):
             )
             for split in ("train", "test")
         }
-        return planned(self.ctx, self.tokens["train"].rows)
+        return planned(self.ctx, self.tokens["train"])
 
     def _load(self, split: Literal["train", "test"]) -> Dataset[Ranking]:
         o = self.ctx.options

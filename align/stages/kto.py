@@ -48,7 +48,7 @@ class Kto(Stage[KtoOptions]):
         problem = imbalance(o, good, bad, f"stages.{self.ctx.name}")
         if problem:
             self.ctx.reporter.warn(problem)
-        return planned(self.ctx, self.tokens["train"].rows)
+        return planned(self.ctx, self.tokens["train"])
 
     def _load(self, split: Literal["train", "test"]) -> tokenize.Tokenised:
         o = self.ctx.options

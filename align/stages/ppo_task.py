@@ -93,8 +93,7 @@ class PpoTask:
         self.now: Round | None = None
         self.updates: list[dict[str, float]] = []
 
-    # --- one iteration
-    # -------------------------------------------------------------------------------------------
+    # --- one iteration ----------------------------------------------------------------------------------
 
     def collect(self, iteration: int) -> Round:
         """Steps 1 to 6 of an iteration, everything before the first update."""
@@ -106,7 +105,7 @@ class PpoTask:
         mask = _pad([torch.ones(len(r.ids)) for r in rollouts]).bool()
         logps = _pad([torch.tensor(r.logps) for r in rollouts])
         # 2. Score them. The scale of a reward model is arbitrary: its unit becomes that of the reference's
-        # answers,    which are those of iteration 0. An answer without EOS pays for it.
+        # answers, which are those of iteration 0. An answer without EOS pays for it.
         raw = self.score(rollouts)
         if iteration == 0 and o.normalise_reward:
             self.mean, self.std = self._unit(raw)
@@ -168,8 +167,7 @@ class PpoTask:
         policy = clipped_ratio(logps, old, advantages, every, self.o.clip, entropy)
         return Loss(policy.total + value.total, {**policy.metrics, **value.metrics})
 
-    # --- parts
-    # ---------------------------------------------------------------------------------------------------
+    # --- parts ------------------------------------------------------------------------------------------
 
     def sample(
         self, prompts: Sequence[TokenRow], seed: int, samples: int, model: Any = None
@@ -273,8 +271,7 @@ class PpoTask:
             metrics[f"response/refusal_rate/{source}"] = sum(is_refusal(texts[i]) for i in part) / len(part)
         return metrics
 
-    # --- what the loop asks
-    # --------------------------------------------------------------------------------------
+    # --- what the loop asks -----------------------------------------------------------------------------
 
     def edge(self, step: int) -> bool:
         """A state stands between rounds, so a round is never trained twice or in part."""

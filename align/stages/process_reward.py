@@ -22,9 +22,8 @@ from align.objectives.reduce import Loss
 from align.reward import quality
 from align.reward.steps import AGGREGATES, step_values
 from align.stages.base import Stage, starting_point
-from align.stages.supervised import body_and_head, fit
+from align.stages.supervised import body_and_head, fit, planned
 from align.training import checks
-from align.training.supervised import steps
 
 
 class ProcessReward(Stage[ProcessRewardOptions]):
@@ -46,7 +45,7 @@ class ProcessReward(Stage[ProcessRewardOptions]):
         if len(labels) < 2:
             what = f"all steps have the label {labels.pop():g}"
             raise DataError(self.train.name, what, "give right and wrong steps")
-        return steps(len(self.train.rows), o.epochs, o.batch_size)
+        return planned(self.ctx, self.train)
 
     def _load(self, part: Any) -> tokenize.Tokenised:
         o = self.ctx.options
@@ -64,8 +63,6 @@ class ProcessReward(Stage[ProcessRewardOptions]):
         """Train and write a reward model that later stages read step by step."""
         ctx, o, rows = self.ctx, self.ctx.options, self.train.rows
         checks.last_label_is_eos([*rows, *self.held_out.rows], self.template.eos_id, ctx.name)
-        for note in self.train.notes:
-            ctx.reporter.note(note)
         reward = new_reward_model(
             starting_point(ctx, o.model),
             ctx.base,

@@ -57,7 +57,7 @@ class Reward(Stage[RewardOptions]):
             for row in self.texts["test"].rows:
                 for rating in row.ratings:
                     level_of(rating, self.scale, key)
-        return planned(self.ctx, self.tokens["train"].rows)
+        return planned(self.ctx, self.tokens["train"])
 
     def _load(self, split: Any) -> Dataset[Ranking]:
         o = self.ctx.options

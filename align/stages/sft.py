@@ -29,7 +29,7 @@ class Sft(Stage[SftOptions]):
         """Tokenise the training and the held-out conversations."""
         self.template = load_template(self.ctx.base, self.ctx.recipe.model.template)
         self.data, self.held_out = (self._load(part) for part in ("train", "test"))
-        return planned(self.ctx, self.data.rows)
+        return planned(self.ctx, self.data)
 
     def _load(self, part: Any) -> tokenize.Tokenised:
         o = self.ctx.options
@@ -47,8 +47,6 @@ class Sft(Stage[SftOptions]):
         """Train and write a policy."""
         ctx, o = self.ctx, self.ctx.options
         checks.last_label_is_eos(self.data.rows, self.template.eos_id, ctx.name)
-        for note in self.data.notes:
-            ctx.reporter.note(note)
         policy = open_policy(
             starting_point(ctx, o.model),
             ctx.base,

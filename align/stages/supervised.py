@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from align.data.tokenize import Tokenised
 from align.data.types import TokenRow
 from align.engine.batch import Budget, microbatches
 from align.models.opened import OpenedModel
@@ -19,15 +20,17 @@ from align.training.optim import Group
 from align.training.supervised import Anchor, Objective, SupervisedTask, steps
 
 
-def planned(ctx: StageContext[Any], rows: Sequence[TokenRow]) -> int:
-    """The number of steps over the training rows, which what trains can take.
+def planned(ctx: StageContext[Any], train: Tokenised) -> int:
+    """The number of steps over the training rows; what was cut or dropped of them is told.
 
     Raises:
-        AlignError: It cannot.
+        AlignError: What trains cannot take them.
     """
+    for note in train.notes:
+        ctx.reporter.note(note)
     if ctx.options.engine == "trl":
-        trl_engine.check_rows(ctx, rows)
-    return steps(len(rows), ctx.options.epochs, ctx.options.batch_size)
+        trl_engine.check_rows(ctx, train.rows)
+    return steps(len(train.rows), ctx.options.epochs, ctx.options.batch_size)
 
 
 def fit(

@@ -291,7 +291,7 @@ def test_a_package_that_an_option_needs_is_missing(
         build(make_recipe(sft={"optimizer": "adamw_8bit"}), store)
     assert str(caught.value) == (
         "stages.sft.optimizer: adamw_8bit needs not_installed_anywhere, which is not installed; "
-        "pip install 'align[not_installed_anywhere]', or try stages.sft.optimizer=adamw"
+        "pip install not_installed_anywhere, or try stages.sft.optimizer=adamw"
     )
     monkeypatch.setattr(plans, "EXTRA", "json")
     build(make_recipe(sft={"optimizer": "adamw_8bit"}), store)
