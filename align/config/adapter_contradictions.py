@@ -13,16 +13,7 @@ from align.config.schema import (
     PrefixTuningAdapter,
     PromptTuningAdapter,
 )
-from align.config.stages import (
-    DpoOptions,
-    KtoOptions,
-    PpoOptions,
-    ProcessRewardOptions,
-    RewardOptions,
-    StageOptions,
-)
-
-AnyReward = RewardOptions | ProcessRewardOptions
+from align.config.stages import DpoOptions, KtoOptions, PpoOptions, ScoringOptions, StageOptions
 
 
 def adapter_alone(adapter: BaseModel | None, layers: int | None) -> list[Finding]:
@@ -81,7 +72,7 @@ def adapter_in_stage(
     findings: list[Finding] = []
     if isinstance(adapter, PROMPT_LEARNING):
         findings += _no_reference(key, options, adapter.kind)
-    if isinstance(options, AnyReward):
+    if isinstance(options, ScoringOptions):
         findings += _cut_above_adapter(key, options, adapter, layers)
         findings += _cut_prefix(key, options, adapter)
     return findings
@@ -103,7 +94,7 @@ def _no_reference(key: str, options: StageOptions, kind: str) -> list[Finding]:
     return [Finding(f"{key}.{field}", what, f"name a stage of kind sft before it, as in {key}.{field}=sft")]
 
 
-def _cut_prefix(key: str, options: AnyReward, adapter: BaseModel | None) -> list[Finding]:
+def _cut_prefix(key: str, options: ScoringOptions, adapter: BaseModel | None) -> list[Finding]:
     if not isinstance(adapter, PrefixTuningAdapter) or options.layers is None or options.model == "base":
         return []
     what = f"{options.layers} would cut the prefix of {key}.model={options.model}, which has all layers"
@@ -111,7 +102,7 @@ def _cut_prefix(key: str, options: AnyReward, adapter: BaseModel | None) -> list
 
 
 def _cut_above_adapter(
-    key: str, options: AnyReward, adapter: BaseModel | None, layers: int | None
+    key: str, options: ScoringOptions, adapter: BaseModel | None, layers: int | None
 ) -> list[Finding]:
     """The adapter sits on the upper layers; a reward model cut below them would have nothing to train."""
     top = adapter.top_layers if isinstance(adapter, LoraAdapter) else None

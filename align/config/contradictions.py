@@ -10,7 +10,6 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from align.config.adapter_contradictions import (
-    AnyReward,
     adapter_alone,
     adapter_in_stage,
     virtual_tokens,
@@ -26,6 +25,7 @@ from align.config.stages import (
     PpoOptions,
     ProcessRewardOptions,
     RewardOptions,
+    ScoringOptions,
     SftOptions,
     StageOptions,
     SupervisedOptions,
@@ -67,7 +67,7 @@ def contradictions(
         key = f"stages.{name}"
         findings += _lengths(key, options, size, virtual_tokens(adapter))
         findings += adapter_in_stage(key, options, adapter, size.layers)
-        if isinstance(options, AnyReward):
+        if isinstance(options, ScoringOptions):
             findings += _layers(key, options, size)
         if isinstance(options, SftOptions):
             findings += _sft(key, options)
@@ -128,7 +128,7 @@ def _sft(key: str, options: SftOptions) -> list[Finding]:
     return [Finding(f"{key}.label_smoothing", what, f"try {key}.label_smoothing=0, or {key}.loss=nll")]
 
 
-def _layers(key: str, options: AnyReward, size: Size) -> list[Finding]:
+def _layers(key: str, options: ScoringOptions, size: Size) -> list[Finding]:
     findings: list[Finding] = []
     if options.layers is not None and size.layers is not None and options.layers > size.layers:
         what = f"{options.layers}, and the model has {size.layers} layers"

@@ -90,6 +90,7 @@ class SupervisedOptions(TrainingOptions):
     max_answer: int = Field(
         512, ge=2, description="tokens, EOS included; longer answers are cut and EOS is put back"
     )
+    epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
     checkpoint_every: int = Field(
         50, ge=1, description="steps between saved states", json_schema_extra=LOG_ONLY
     )
@@ -105,7 +106,6 @@ class SftOptions(SupervisedOptions):
     model: PolicyInput = Field("base", description="policy to start from")
     data: Data = Field(description="conversations, or plain texts")
     lr: float = Field(2e-4, gt=0, lt=1, description="peak learning rate")
-    epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
     batch_size: int = Field(8, ge=1, description="conversations, or windows of plain text, per step")
     train_on: TrainOn = Field("assistant", description="the assistant's turns, its last one, or every token")
     loss: Literal["nll", "dft"] = Field("nll", description="dft weighs a token by its own probability")
@@ -120,15 +120,20 @@ class SftOptions(SupervisedOptions):
     )
 
 
-class RewardOptions(SupervisedOptions):
+class ScoringOptions(SupervisedOptions):
+    """Options of every stage that learns a score head on a policy's weights."""
+
+    model: PolicyInput = Field("base", description="policy whose weights it starts from")
+    lr: float = Field(1e-4, gt=0, lt=1, description="peak learning rate")
+    head_lr: float | None = Field(None, gt=0, lt=1, description="of the score head; default: lr")
+    layers: int | None = Field(None, ge=1, description="keep so many lower layers; default: all")
+
+
+class RewardOptions(ScoringOptions):
     """A reward model from rankings of K answers per prompt, or from ratings of answers by themselves."""
 
     kind: Literal["reward"]
-    model: PolicyInput = Field("base", description="policy whose weights it starts from")
     data: Data = Field(description="rankings, with loss=ordinal ratings")
-    lr: float = Field(1e-4, gt=0, lt=1, description="peak learning rate")
-    head_lr: float | None = Field(None, gt=0, lt=1, description="of the score head; default: lr")
-    epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
     batch_size: int = Field(8, ge=1, description="prompts per step, all their answers together")
     loss: Literal["plackett_luce", "bradley_terry", "ordinal"] = Field(
         "bradley_terry", description="whole rankings, all pairs of a prompt, or ratings on an ordered scale"
@@ -149,7 +154,6 @@ class RewardOptions(SupervisedOptions):
     head_init: Literal["normal", "fit"] = Field(
         "normal", description="std 1/sqrt(D+1), or ridge on frozen features"
     )
-    layers: int | None = Field(None, ge=1, description="keep so many lower layers; default: all")
 
     @field_validator("scale")
     @classmethod
@@ -159,15 +163,11 @@ class RewardOptions(SupervisedOptions):
         return scale
 
 
-class ProcessRewardOptions(SupervisedOptions):
+class ProcessRewardOptions(ScoringOptions):
     """A reward model that scores each step of an answer."""
 
     kind: Literal["process_reward"]
-    model: PolicyInput = Field("base", description="policy whose weights it starts from")
     data: Data = Field(description="stepwise: answers in steps, each with a label")
-    lr: float = Field(1e-4, gt=0, lt=1, description="peak learning rate")
-    head_lr: float | None = Field(None, gt=0, lt=1, description="of the score head; default: lr")
-    epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
     batch_size: int = Field(8, ge=1, description="answers per step of the optimizer")
     loss: Literal["bce", "mse"] = Field(
         "bce", description="labels 0 to 1 as probabilities, or any numbers as they are"
@@ -176,7 +176,6 @@ class ProcessRewardOptions(SupervisedOptions):
     aggregate: Literal["min", "last", "mean", "product"] = Field(
         "min", description="of the steps' values, the score of an answer that later stages read"
     )
-    layers: int | None = Field(None, ge=1, description="keep so many lower layers; default: all")
 
 
 LossName = Annotated[str, Field(json_schema_extra={"enum": list(LOSSES)})]
@@ -190,7 +189,6 @@ class DpoOptions(SupervisedOptions):
     model: PolicyInput = Field("base", description="policy to start from; also the reference")
     data: Data = Field(description="rankings or pairs")
     lr: float = Field(5e-6, gt=0, lt=1, description="peak learning rate")
-    epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
     batch_size: int = Field(8, ge=1, description="pairs, or whole rankings, per step")
     loss: LossName | dict[str, Weight] = Field(
         "sigmoid", description="name, or {name: weight, ...} for a sum; docs/algorithms.md has them all"
@@ -227,7 +225,6 @@ class KtoOptions(SupervisedOptions):
     model: PolicyInput = Field("base", description="policy to start from; also the reference")
     data: Data = Field(description="unpaired preferences, or rankings or pairs, whose best and worst serve")
     lr: float = Field(5e-6, gt=0, lt=1, description="peak learning rate")
-    epochs: int = Field(1, ge=1, le=1000, description="passes over the data")
     batch_size: int = Field(16, ge=1, description="answers per step; kto takes its KL from all of them")
     loss: Literal["kto", "bco", "apo_zero_unpaired"] = Field(
         "kto", description="rewards against the KL, against their moving middle, or against 0"

@@ -6,7 +6,7 @@ size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -171,3 +171,20 @@ def microbatches(
     """The rows as packed micro-batches with the indices of their rows."""
     for group in cut(rows, budget):
         yield group, pack([rows[i] for i in group], score_all=score_all)
+
+
+@torch.no_grad()
+def by_row(rows: Sequence[TokenRow], budget: Budget, read: Callable[[TokenBatch], Tensor]) -> list[Tensor]:
+    """For each row [K] numbers of its answers.
+
+    Args:
+        rows: Prompts with K responses.
+        budget: Of a micro-batch.
+        read: [S] numbers of a batch's sequences, such as scores, or log-probs under a policy as it stands.
+    """
+    found: list[Tensor] = [torch.empty(0)] * len(rows)
+    for group, batch in microbatches(rows, budget):
+        parts = read(batch).split([len(rows[i].responses) for i in group])
+        for i, part in zip(group, parts, strict=True):
+            found[i] = part
+    return found

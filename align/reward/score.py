@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from align.data.types import Response, TokenRow
-from align.engine.batch import Budget, microbatches
+from align.engine.batch import Budget, by_row
 from align.models.reward_model import RewardModel
 from align.reward.steps import score_steps
 
@@ -28,12 +28,7 @@ def score_rows(reward: RewardModel, rows: Sequence[TokenRow], budget: Budget) ->
     """
     if reward.steps is not None:
         return score_steps(reward, reward.steps, rows, budget)
-    found: list[Tensor] = [torch.empty(0)] * len(rows)
-    for group, batch in microbatches(rows, budget):
-        parts = reward.scores(batch).split([len(rows[i].responses) for i in group])
-        for i, part in zip(group, parts, strict=True):
-            found[i] = part
-    return found
+    return by_row(rows, budget, reward.scores)
 
 
 def answer_row(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from align.data.types import TokenRow
-from align.engine.batch import Budget, TokenBatch, microbatches, pack
+from align.engine.batch import Budget, TokenBatch, by_row, pack
 from align.objectives.reduce import Loss
 from align.training import checks
 
@@ -24,20 +24,9 @@ def summed(logps: Tensor, batch: TokenBatch) -> Tensor:
     return logps.new_zeros(batch.sequences).index_add(0, batch.scored_in, logps)
 
 
-@torch.no_grad()
-def by_row(rows: Sequence[TokenRow], budget: Budget, read: Read) -> dict[str, Tensor]:
-    """Row id -> [K] numbers of its answers.
-
-    Args:
-        rows: Rows with ids of their own.
-        budget: Of a micro-batch.
-        read: [S] numbers of a batch's answers, such as their log-probs under a policy as it stands.
-    """
-    found: dict[str, Tensor] = {}
-    for group, batch in microbatches(rows, budget):
-        parts = read(batch).split([len(rows[i].responses) for i in group])
-        found.update({rows[i].id: part for i, part in zip(group, parts, strict=True)})
-    return found
+def by_id(rows: Sequence[TokenRow], budget: Budget, read: Read) -> dict[str, Tensor]:
+    """Row id -> [K] numbers of its answers, as `engine.batch.by_row` reads them; each row has its own id."""
+    return dict(zip((row.id for row in rows), by_row(rows, budget, read), strict=True))
 
 
 def of(known: Mapping[str, Tensor], rows: Sequence[TokenRow]) -> Tensor:

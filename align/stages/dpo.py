@@ -15,11 +15,12 @@ from align.data import cards, tokenize
 from align.data.rankings import thin
 from align.data.types import Dataset, Ranking, TokenRow
 from align.engine.batch import TokenBatch
-from align.models.policy import load_template, open_policy
+from align.models.policy import load_template
 from align.objectives.reduce import Loss
 from align.stages.answer_logps import WHOLE, loss_is_known_at_step_0, of
 from align.stages.base import Stage, starting_point
 from align.stages.dpo_objective import Preference
+from align.stages.opening import policy_from
 from align.stages.reference import cached_logps
 from align.stages.supervised import fit, measure, planned
 from align.training import checks
@@ -64,8 +65,7 @@ class Dpo(Stage[DpoOptions]):
         rows, held_out = self.tokens["train"].rows, self.tokens["test"].rows
         checks.last_label_is_eos([*rows, *held_out], self.template.eos_id, ctx.name)
         start = starting_point(ctx, o.model)
-        template, adapter = ctx.recipe.model.template, ctx.recipe.adapter
-        policy = open_policy(start, ctx.base, template, adapter, ctx.seed, ctx.dtype)
+        policy = policy_from(ctx, start)
         preference = Preference.of(o)
         budget = policy.budget(o.tokens_per_microbatch)
         reference: dict[str, Tensor] = {}

@@ -17,7 +17,7 @@ from align.models.policy import Policy
 from align.objectives.pairs import Knobs, Pairs, length_desensitised, on_policy
 from align.objectives.preference import listwise_loss, preference_loss
 from align.objectives.reduce import Loss
-from align.stages.answer_logps import by_row, summed
+from align.stages.answer_logps import by_id, summed
 from align.stages.rectangle import rectangle
 
 
@@ -95,7 +95,7 @@ class Preference:
 
     def reference(self, policy: Policy, rows: Sequence[TokenRow], budget: Budget) -> dict[str, Tensor]:
         """Row id -> [K] log-probs of its answers under the policy as it stands."""
-        return by_row(rows, budget, partial(self.sequence_logps, policy))
+        return by_id(rows, budget, partial(self.sequence_logps, policy))
 
     def loss(
         self,

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from align.config.stages import EvaluateOptions
 from align.data import cards, tokenize
 from align.data.types import Prompt, Response, TokenRow
-from align.engine.batch import microbatches
+from align.engine.batch import TokenBatch, by_row
 from align.errors import Interrupted
 from align.evals import compare
 from align.models.policy import Policy, load_template, open_policy
@@ -21,6 +22,7 @@ from align.models.reward_model import open_reward_model
 from align.reward.baselines import BagOfWords
 from align.reward.score import answer_row, score_rows
 from align.rollout.generate import generate
+from align.stages.answer_logps import summed
 from align.stages.base import Stage, starting_point
 
 CONSTANT = "constant refusal"
@@ -129,18 +131,14 @@ class Evaluate(Stage[EvaluateOptions]):
         start, template = starting_point(ctx, name), ctx.recipe.model.template
         return open_policy(start, ctx.base, template, None, dtype=ctx.dtype)
 
-    @torch.no_grad()
     def _logps(self, policy: Policy, rows: Sequence[TokenRow]) -> list[float]:
         """Log-prob of each row's answer at the sampling temperature."""
-        found = [0.0] * len(rows)
-        temperature = self.ctx.options.sampling.temperature or 1.0
-        budget = policy.budget(self.ctx.options.tokens_per_microbatch)
-        for group, batch in microbatches(rows, budget, score_all=True):
-            logps = policy.logps(batch, temperature)[0]
-            sums = logps.new_zeros(batch.sequences).index_add(0, batch.scored_in, logps)
-            for i, value in zip(group, sums.tolist(), strict=True):
-                found[i] = value
-        return found
+        o = self.ctx.options
+
+        def read(batch: TokenBatch) -> Tensor:
+            return summed(policy.logps(batch, o.sampling.temperature or 1.0)[0], batch)
+
+        return torch.cat(by_row(rows, policy.budget(o.tokens_per_microbatch), read)).tolist()
 
     def _rewards(self, answers: dict[str, Answers]) -> dict[str, list[float]]:
         ctx, o, eos = self.ctx, self.ctx.options, self.template.eos_id

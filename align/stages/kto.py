@@ -16,12 +16,13 @@ from align.data import cards, tokenize
 from align.data.types import TokenRow
 from align.engine.batch import TokenBatch
 from align.errors import DataError
-from align.models.policy import load_template, open_policy
+from align.models.policy import load_template
 from align.objectives.reduce import Loss
 from align.objectives.unpaired import bco, kto
-from align.stages.answer_logps import by_row, loss_is_known_at_step_0, of, summed
+from align.stages.answer_logps import by_id, loss_is_known_at_step_0, of, summed
 from align.stages.base import Stage, starting_point
 from align.stages.kto_anchor import HELD_OUT, Kl, Middle, Zero, mismatched
+from align.stages.opening import policy_from
 from align.stages.reference import cached_logps
 from align.stages.supervised import fit, measure, planned
 from align.training import checks
@@ -63,8 +64,7 @@ class Kto(Stage[KtoOptions]):
         rows, held_out = self.tokens["train"].rows, self.tokens["test"].rows
         checks.last_label_is_eos([*rows, *held_out], self.template.eos_id, ctx.name)
         start = starting_point(ctx, o.model)
-        template, adapter = ctx.recipe.model.template, ctx.recipe.adapter
-        policy = open_policy(start, ctx.base, template, adapter, ctx.seed, ctx.dtype)
+        policy = policy_from(ctx, start)
         budget = policy.budget(o.tokens_per_microbatch)
 
         def logps(batch: TokenBatch) -> Tensor:
@@ -75,7 +75,7 @@ class Kto(Stage[KtoOptions]):
         # TRL computes that of the training rows by itself; a few are checked below.
         every = [*(rows if o.engine == "align" else rows[:4]), *held_out]
         asked = asked_of_reference(every, passes)
-        compute = partial(by_row, asked, budget, logps)
+        compute = partial(by_id, asked, budget, logps)
         own, others = told_by_reference(cached_logps(ctx, start, asked, compute), passes)
         anchors = {"kto": Kl(policy, logps, others), "bco": Middle(), "apo_zero_unpaired": Zero()}
         anchor: Zero = anchors[o.loss]
@@ -94,7 +94,7 @@ class Kto(Stage[KtoOptions]):
         shown = {"loss": "loss", "rewards/margins": "margin", "kl": "KL"}
         done = fit(ctx, policy, groups, rows, objective, len, shown, budget, anchor)
         policy.save(out)
-        anchor.before(HELD_OUT, held_out, budget)
+        anchor.before(done, HELD_OUT, held_out, budget)
         good, bad = counts(rows)
         return {
             "kind": self.kind,

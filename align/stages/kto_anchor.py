@@ -11,13 +11,14 @@ from torch import Tensor
 from align.data.types import TokenRow
 from align.engine.batch import Budget
 from align.models.policy import Policy
-from align.stages.answer_logps import Read, by_row, of
+from align.stages.answer_logps import Read, by_id, of
+from align.training.supervised import Anchor
 
 HELD_OUT = -1  # the number of the pass over the held-out rows
 DECAY = 0.9  # of the moving means of BCO
 
 
-class Zero:
+class Zero(Anchor):
     """Rewards are compared with 0; also what the others share.
 
     Attributes:
@@ -25,9 +26,6 @@ class Zero:
     """
 
     value = 0.0
-
-    def before(self, epoch: int, rows: list[TokenRow], budget: Budget) -> None:
-        """0 whatever the rows."""
 
     def after(self, metrics: dict[str, float]) -> dict[str, float]:
         """The row to log."""
@@ -39,13 +37,6 @@ class Zero:
         if chosen is None or rejected is None:
             return dict(metrics)
         return {**metrics, "rewards/margins": chosen - rejected}
-
-    def state(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Nothing to put back."""
 
 
 @dataclass
@@ -65,14 +56,14 @@ class Kl(Zero):
     read: Read
     reference: Mapping[int, Mapping[str, Tensor]]
 
-    def before(self, epoch: int, rows: list[TokenRow], budget: Budget) -> None:
+    def before(self, step: int, epoch: int, rows: list[TokenRow], budget: Budget) -> None:
         """A forward without gradient over the mismatched answers."""
         if not rows:
             return
         training = self.policy.model.training
         self.policy.model.eval()
         try:
-            found = by_row(mismatched(rows), budget, self.read)
+            found = by_id(mismatched(rows), budget, self.read)
         finally:
             self.policy.model.train(training)
         ratios = of(found, rows) - of(self.reference[epoch], rows)

@@ -11,9 +11,10 @@ from align.config.schema import NoAdapter
 from align.config.stages import PpoOptions
 from align.data import cards, tokenize
 from align.models.critic import critic_of
-from align.models.policy import load_template, open_policy
+from align.models.policy import load_template
 from align.models.reward_model import open_reward_model
 from align.stages.base import Stage, starting_point
+from align.stages.opening import policy_from
 from align.stages.ppo_task import PpoTask
 from align.training.loop import train
 
@@ -36,7 +37,7 @@ class Ppo(Stage[PpoOptions]):
         ctx, o = self.ctx, self.ctx.options
         template = ctx.recipe.model.template
         adapter = ctx.recipe.adapter
-        policy = open_policy(starting_point(ctx, o.policy), ctx.base, template, adapter, ctx.seed, ctx.dtype)
+        policy = policy_from(ctx, starting_point(ctx, o.policy))
         policy.keep_reference()
         reward = open_reward_model(ctx.inputs[o.reward], ctx.base, template, ctx.dtype)
         critic = critic_of(reward, adapter.freeze if isinstance(adapter, NoAdapter) else ())

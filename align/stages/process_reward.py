@@ -16,12 +16,13 @@ from align.data.types import TokenRow
 from align.engine.batch import TokenBatch
 from align.errors import DataError
 from align.models.policy import load_template
-from align.models.reward_model import RewardModel, Steps, new_reward_model
+from align.models.reward_model import RewardModel, Steps
 from align.objectives.process import PROCESS_LOSSES
 from align.objectives.reduce import Loss
 from align.reward import quality
 from align.reward.steps import AGGREGATES, step_values
-from align.stages.base import Stage, starting_point
+from align.stages.base import Stage
+from align.stages.opening import fresh_reward_model
 from align.stages.supervised import body_and_head, fit, planned
 from align.training import checks
 
@@ -63,15 +64,7 @@ class ProcessReward(Stage[ProcessRewardOptions]):
         """Train and write a reward model that later stages read step by step."""
         ctx, o, rows = self.ctx, self.ctx.options, self.train.rows
         checks.last_label_is_eos([*rows, *self.held_out.rows], self.template.eos_id, ctx.name)
-        reward = new_reward_model(
-            starting_point(ctx, o.model),
-            ctx.base,
-            ctx.recipe.model.template,
-            ctx.recipe.adapter,
-            layers=o.layers,
-            seed=ctx.seed,
-            dtype=ctx.dtype,
-        )
+        reward = fresh_reward_model(ctx)
         reward.steps = Steps(o.step_separator, o.aggregate, o.loss)
         checks.reward_alone_equals_batched(reward, rows[:4])
         loss = PROCESS_LOSSES.get(o.loss)

@@ -16,13 +16,14 @@ from align.data.types import Dataset, Ranking, TokenRow
 from align.data.views import Expect
 from align.engine.batch import TokenBatch
 from align.models.policy import load_template
-from align.models.reward_model import RewardModel, new_reward_model
+from align.models.reward_model import RewardModel
 from align.objectives.ranking import RANKING_LOSSES, centring
 from align.objectives.reduce import Loss
 from align.reward import quality
 from align.reward.fit_head import fit_head
 from align.reward.score import score_rows
-from align.stages.base import Stage, starting_point
+from align.stages.base import Stage
+from align.stages.opening import fresh_reward_model
 from align.stages.ordinal_objective import Ordinal
 from align.stages.rectangle import padded, rectangle
 from align.stages.supervised import body_and_head, fit, planned
@@ -71,15 +72,7 @@ class Reward(Stage[RewardOptions]):
         ctx, o = self.ctx, self.ctx.options
         rows, held_out = self.tokens["train"].rows, self.tokens["test"].rows
         checks.last_label_is_eos([*rows, *held_out], self.template.eos_id, ctx.name)
-        reward = new_reward_model(
-            starting_point(ctx, o.model),
-            ctx.base,
-            ctx.recipe.model.template,
-            ctx.recipe.adapter,
-            layers=o.layers,
-            seed=ctx.seed,
-            dtype=ctx.dtype,
-        )
+        reward = fresh_reward_model(ctx)
         checks.reward_alone_equals_batched(reward, rows[:4])
         if o.head_init == "fit":
             ridge = fit_head(reward, rows, reward.budget(o.tokens_per_microbatch))

@@ -11,9 +11,10 @@ from align.config.stages import SftOptions
 from align.data import cards, tokenize
 from align.data.types import TokenRow
 from align.engine.batch import Budget, microbatches
-from align.models.policy import Policy, load_template, open_policy
+from align.models.policy import Policy, load_template
 from align.objectives.likelihood import nll
 from align.stages.base import Stage, starting_point
+from align.stages.opening import policy_from
 from align.stages.sft_objective import Likelihood
 from align.stages.supervised import fit, planned
 from align.training import checks
@@ -47,14 +48,7 @@ class Sft(Stage[SftOptions]):
         """Train and write a policy."""
         ctx, o = self.ctx, self.ctx.options
         checks.last_label_is_eos(self.data.rows, self.template.eos_id, ctx.name)
-        policy = open_policy(
-            starting_point(ctx, o.model),
-            ctx.base,
-            ctx.recipe.model.template,
-            ctx.recipe.adapter,
-            ctx.seed,
-            ctx.dtype,
-        )
+        policy = policy_from(ctx, starting_point(ctx, o.model))
         before = held_out_nll(policy, self.held_out.rows, policy.budget(o.tokens_per_microbatch))
         objective = Likelihood(policy, o, ctx.seed)
         done = fit(
@@ -65,7 +59,7 @@ class Sft(Stage[SftOptions]):
             objective,
             count=objective.count,
             shown={"loss": "loss"},
-            on_step=objective.begin,
+            anchor=objective,
         )
         policy.save(out)
         return {

@@ -8,14 +8,15 @@ import torch
 
 from align.config.stages import SftOptions
 from align.data.types import TokenRow
-from align.engine.batch import TokenBatch
+from align.engine.batch import Budget, TokenBatch
 from align.engine.noise import neftune
 from align.models.policy import Policy
 from align.objectives.likelihood import dft, nll, smoothed_nll
 from align.objectives.reduce import Loss
+from align.training.supervised import Anchor
 
 
-class Likelihood:
+class Likelihood(Anchor):
     """Sum of the loss over a micro-batch, and what a step's sum is divided by.
 
     By token that is the weight of all tokens. By sequence it is the weight of all rows, and a row's tokens
@@ -26,7 +27,7 @@ class Likelihood:
         self.policy, self.options, self.seed = policy, options, seed
         self.step = 0
 
-    def begin(self, step: int) -> None:
+    def before(self, step: int, epoch: int, rows: list[TokenRow], budget: Budget) -> None:
         """What follows belongs to this step: its noise is another."""
         self.step = step
 

@@ -43,7 +43,6 @@ def fit(
     shown: Mapping[str, str],
     budget: Budget | None = None,
     anchor: Anchor | None = None,
-    on_step: Callable[[int], None] = lambda step: None,
 ) -> int:
     """Train the model, resuming where a state was saved; it is in eval mode before and after.
 
@@ -59,7 +58,6 @@ def fit(
         shown: Metric -> its short name on the progress line.
         budget: Of a micro-batch; default: that of the options.
         anchor: What the objective takes as given in a step, if anything.
-        on_step: Told each step before its micro-batches.
 
     Returns:
         The number of steps.
@@ -69,7 +67,7 @@ def fit(
         return trl_engine.fit(ctx, opened, groups, rows, shown)
     budget = budget or opened.budget(o.tokens_per_microbatch)
     task = SupervisedTask(
-        groups, rows, o.epochs, o.batch_size, budget, ctx.seed, objective, count, shown, anchor, on_step
+        groups, rows, o.epochs, o.batch_size, budget, ctx.seed, objective, count, shown, anchor or Anchor()
     )
     opened.model.train()
     train(task, o, ctx.work, ctx.reporter, ctx.stop, seed=ctx.seed, every=o.checkpoint_every)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 from align.data.order import epoch_order
 from align.data.types import TokenRow
@@ -17,17 +17,22 @@ from align.training.optim import Group
 Objective = Callable[[TokenBatch, list[TokenRow]], Loss]
 
 
-class Anchor(Protocol):
-    """What an objective takes as given in a step, estimated from whole steps, so that no cut changes it."""
+class Anchor:
+    """What an objective takes as given in a step, found from whole steps, so that no cut changes it.
 
-    def before(self, epoch: int, rows: list[TokenRow], budget: Budget) -> None:
+    This one finds nothing.
+    """
+
+    def before(self, step: int, epoch: int, rows: list[TokenRow], budget: Budget) -> None:
         """Look at a step's rows; once more with a smaller budget where the step is done again."""
 
     def after(self, metrics: dict[str, float]) -> dict[str, float]:
         """Take a finished step in; returns the row to log."""
+        return metrics
 
     def state(self) -> dict[str, Any]:
         """What a resume needs, as JSON."""
+        return {}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Put `state` back."""
@@ -47,8 +52,7 @@ class SupervisedTask:
         objective: Sum of the loss over a micro-batch.
         count: What a step's summed loss is divided by, over all its rows.
         shown: Metric -> its short name on the progress line.
-        anchor: What the objective takes as given in a step, if anything.
-        on_step: Told each step before its micro-batches, for an objective that depends on it.
+        anchor: What the objective takes as given in a step.
     """
 
     groups: list[Group]
@@ -60,8 +64,7 @@ class SupervisedTask:
     objective: Objective
     count: Callable[[Sequence[TokenRow]], float]
     shown: Mapping[str, str]
-    anchor: Anchor | None = None
-    on_step: Callable[[int], None] = lambda step: None
+    anchor: Anchor = field(default_factory=Anchor)
 
     @property
     def total(self) -> int:
@@ -70,11 +73,9 @@ class SupervisedTask:
 
     def micros(self, step: int) -> tuple[Iterable[Micro], float]:
         """The step's rows, cut by the token budget."""
-        self.on_step(step)
         epoch, place = divmod(step, steps(len(self.rows), 1, self.batch_size))
         chosen = batches(self.rows, self.seed, epoch, self.batch_size)[place]
-        if self.anchor is not None:
-            self.anchor.before(epoch, chosen, self.budget)
+        self.anchor.before(step, epoch, chosen, self.budget)
         return self._cut(chosen), self.count(chosen)
 
     def _cut(self, rows: list[TokenRow]) -> Iterator[Micro]:
@@ -92,7 +93,7 @@ class SupervisedTask:
 
     def after(self, step: int, metrics: dict[str, float]) -> dict[str, float] | None:
         """Log every step."""
-        return metrics if self.anchor is None else self.anchor.after(metrics)
+        return self.anchor.after(metrics)
 
     def headline(self, row: Mapping[str, float]) -> dict[str, float]:
         """The numbers of the progress line."""
@@ -105,12 +106,11 @@ class SupervisedTask:
 
     def state(self) -> dict[str, Any]:
         """That of the anchor; the order is a pure function of the step."""
-        return {} if self.anchor is None else self.anchor.state()
+        return self.anchor.state()
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Put the anchor's back."""
-        if self.anchor is not None:
-            self.anchor.load(state)
+        self.anchor.load(state)
 
 
 def batches(rows: Sequence[TokenRow], seed: int, epoch: int, size: int) -> list[list[TokenRow]]:

@@ -26,7 +26,7 @@ from align.models.sources import materialise
 from align.objectives.unpaired import bco
 from align.run import main
 from align.stages import kto
-from align.stages.answer_logps import by_row, summed
+from align.stages.answer_logps import by_id, summed
 from align.stages.base import StageContext
 from align.stages.kto import Kto, asked_of_reference, imbalance, told_by_reference
 from align.stages.kto_anchor import HELD_OUT, Kl, Middle, Zero, mismatched
@@ -69,7 +69,7 @@ def test_what_the_reference_is_asked_and_told(tokens: int) -> None:
     passes = {HELD_OUT: mismatched([C]), 0: mismatched([A, B]), 1: mismatched([B, A])}
     asked = asked_of_reference([A, B, C], passes)
     assert [len(r.responses) for r in asked] == [2, 2, 2, 1, 1], "one forward of a prompt, later passes apart"
-    own, others = told_by_reference(by_row(asked, Budget(tokens), read), passes)
+    own, others = told_by_reference(by_id(asked, Budget(tokens), read), passes)
     assert [own[n].tolist() for n in "abc"] == [
         [pytest.approx(-0.3)],
         [pytest.approx(-2.0)],
@@ -93,11 +93,11 @@ def kl(reference: dict[str, float], model: nn.Module | None = None, reader: Any 
 def test_the_kl_is_the_mean_over_the_step_and_never_below_0(tokens: int) -> None:
     # Mismatched under the policy: a -0.7, b -0.6, c -3.0.
     point = kl({"a": -1.0, "b": -1.0, "c": -3.5})
-    point.before(3, [A, B, C], Budget(tokens))
+    point.before(0, 3, [A, B, C], Budget(tokens))
     assert point.value == pytest.approx((0.3 + 0.4 + 0.5) / 3)
     assert point.after({"loss": 1.0}) == {"loss": 1.0, "kl": point.value}
     point = kl({"a": 0.0, "b": -1.0, "c": -3.2})
-    point.before(3, [A, B, C], Budget(tokens))
+    point.before(0, 3, [A, B, C], Budget(tokens))
     assert point.value == 0.0
     assert point.state() == {}
 
@@ -110,7 +110,7 @@ def test_the_kl_is_read_without_dropout_and_gradient_and_training_goes_on() -> N
         seen.append((model.training, torch.is_grad_enabled()))
         return read(batch)
 
-    kl({"a": 0.0, "b": 0.0}, model, look).before(3, [A, B], Budget(100))
+    kl({"a": 0.0, "b": 0.0}, model, look).before(0, 3, [A, B], Budget(100))
     assert seen == [(False, False)]
     assert model.training
 
@@ -118,7 +118,7 @@ def test_the_kl_is_read_without_dropout_and_gradient_and_training_goes_on() -> N
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        kl({"a": 0.0, "b": 0.0}, model, fail).before(3, [A, B], Budget(100))
+        kl({"a": 0.0, "b": 0.0}, model, fail).before(0, 3, [A, B], Budget(100))
     assert model.training, "the loop does the step again"
 
 
@@ -263,7 +263,7 @@ def test_a_step_that_runs_out_of_memory_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
 ) -> None:
     want = done(stage(tmp_path / "a", loss=loss), tmp_path / "a/out")
-    monkeypatch.setattr("align.stages.kto_anchor.by_row", failing_at(3, by_row))  # the KL of step 3
+    monkeypatch.setattr("align.stages.kto_anchor.by_id", failing_at(3, by_id))  # the KL of step 3
     # Behind 4 of the check: the loss of step 8.
     monkeypatch.setitem(kto.UNPAIRED_LOSSES, "bco", failing_at(12, bco))
     made = stage(tmp_path / "b", loss=loss)

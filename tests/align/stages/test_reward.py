@@ -92,7 +92,7 @@ def test_it_is_measured_on_held_out_rankings_with_the_answers_it_scored(
         budget=lambda tokens: Budget(16),
     )
     seen: list[Any] = []
-    monkeypatch.setattr(reward, "new_reward_model", lambda *a, **k: model)
+    monkeypatch.setattr(reward, "fresh_reward_model", lambda *a, **k: model)
     monkeypatch.setattr(reward, "fit_head", lambda *a: 1.0)
     monkeypatch.setattr(stage, "_fit", lambda model, rows: 6)
     monkeypatch.setattr(reward.quality, "report", lambda *a, seed: seen.append((*a, seed)))

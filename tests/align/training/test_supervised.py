@@ -8,7 +8,7 @@ from typing import Any
 from align.data.types import Response, TokenRow
 from align.engine.batch import Budget
 from align.objectives.reduce import Loss
-from align.training.supervised import SupervisedTask, batches, steps
+from align.training.supervised import Anchor, SupervisedTask, batches, steps
 
 
 def test_each_row_once_a_pass_in_another_order() -> None:
@@ -29,15 +29,15 @@ def test_each_row_once_a_pass_in_another_order() -> None:
     assert seen[:7] != seen[7:]
 
 
-class Seen:
+class Seen(Anchor):
     """An anchor that keeps what it is shown."""
 
     def __init__(self) -> None:
-        self.shown: list[tuple[int, list[str], int]] = []
+        self.shown: list[tuple[int, int, list[str], int]] = []
 
-    def before(self, epoch: int, rows: list[TokenRow], budget: Budget) -> None:
+    def before(self, step: int, epoch: int, rows: list[TokenRow], budget: Budget) -> None:
         """Keep the step."""
-        self.shown.append((epoch, [row.id for row in rows], budget.tokens))
+        self.shown.append((step, epoch, [row.id for row in rows], budget.tokens))
 
     def after(self, metrics: dict[str, float]) -> dict[str, float]:
         """How many steps were shown."""
@@ -64,10 +64,10 @@ def test_an_anchor_sees_whole_steps_before_their_first_part() -> None:
         micros, _ = task.micros(step)
         assert len(list(micros)) == len(batches(rows, 0, step // 2, 3)[step % 2]), "each row is a part"
     ids = [[[row.id for row in part] for part in batches(rows, 0, epoch, 3)] for epoch in (0, 1)]
-    assert anchor.shown == [(0, ids[0][0], 3), (0, ids[0][1], 3), (1, ids[1][1], 3)]
+    assert anchor.shown == [(0, 0, ids[0][0], 3), (1, 0, ids[0][1], 3), (3, 1, ids[1][1], 3)]
     assert task.halve() == 1
     task.micros(0)
-    assert anchor.shown[-1] == (0, ids[0][0], 1), "the step that is done again"
+    assert anchor.shown[-1] == (0, 0, ids[0][0], 1), "the step that is done again"
     assert task.after(0, {"loss": 1.0}) == {"loss": 1.0, "shown": 4}
     again = SupervisedTask([], rows, 2, 3, Budget(3), 0, objective, len, {}, Seen())
     again.load(task.state())
