@@ -11,9 +11,9 @@ import yaml
 from pydantic import TypeAdapter
 from safetensors import safe_open
 
+from align.config.base import DataRef
 from align.config.schema import AnyModel, PathModel, TinyModel
 from align.config.source import RECIPES
-from align.config.stages import DataRef
 from align.data import cards, tokenize
 from align.data.order import epoch_order
 from align.data.rankings import thin

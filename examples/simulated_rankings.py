@@ -32,7 +32,7 @@ import torch
 
 from align import run as command
 from align.artifacts import manifest
-from align.config.stages import SamplingOptions
+from align.config.base import SamplingOptions
 from align.data import cards, tokenize
 from align.evals.stats import Interval, paired_difference
 from align.evals.text import words_of

@@ -20,6 +20,8 @@ __all__ = ["Artifact", "Checkpoint", "Store", "Work"]
 SHOWN = 12  # characters of a key in a folder's name
 _NAME = re.compile(rf"[a-z_]+-[0-9a-f]{{{SHOWN}}}")
 
+ROWS = "rows.jsonl"  # of an artifact of kind dataset
+
 
 @dataclass(frozen=True)
 class Artifact:

@@ -86,6 +86,12 @@ class Work:
         self.metrics = MetricsLog(folder / METRICS)
         self._deletion_failed = False
 
+    def side(self, name: str) -> Work:
+        """A folder within this one, of states that are saved apart from the stage's own."""
+        return Work(
+            self.folder / name, self.key, stage=self.stage, ingredients=self.ingredients, say=self.say
+        )
+
     @property
     def checkpoint_exists(self) -> bool:
         """True where a state was saved, whether or not it is still whole."""

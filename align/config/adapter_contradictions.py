@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from align.config.base import StageOptions
 from align.config.losses import LOSSES, weights_of
 from align.config.refuse import Finding
+from align.config.rl_options import RlOptions
 from align.config.schema import (
     PROMPT_LEARNING,
     Ia3Adapter,
@@ -13,7 +15,7 @@ from align.config.schema import (
     PrefixTuningAdapter,
     PromptTuningAdapter,
 )
-from align.config.stages import DpoOptions, KtoOptions, PpoOptions, ScoringOptions, StageOptions
+from align.config.stages import DpoOptions, KtoOptions, ScoringOptions
 
 
 def adapter_alone(adapter: BaseModel | None, layers: int | None) -> list[Finding]:
@@ -80,7 +82,7 @@ def adapter_in_stage(
 
 def _no_reference(key: str, options: StageOptions, kind: str) -> list[Finding]:
     """Fresh virtual tokens make another policy of the base, which then is no reference for a start at it."""
-    if isinstance(options, PpoOptions):
+    if isinstance(options, RlOptions):
         field, start = "policy", options.policy
     elif isinstance(options, KtoOptions) or (
         isinstance(options, DpoOptions) and any(LOSSES[name].reference for name in weights_of(options.loss))

@@ -18,8 +18,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
+from align.config.base import Data
 from align.config.refuse import Finding, refuse_key, refuse_value
-from align.config.stages import KINDS, Data
+from align.config.stages import KINDS
 from align.errors import ConfigError
 from align.registry import nearest
 

@@ -14,20 +14,21 @@ from align.config.adapter_contradictions import (
     adapter_in_stage,
     virtual_tokens,
 )
+from align.config.base import StageOptions
 from align.config.engines import not_taken
 from align.config.losses import LOSSES, Traits, weights_of
 from align.config.refuse import Finding
+from align.config.rl_contradictions import rl
+from align.config.rl_options import RlOptions
 from align.config.schema import PathModel, TinyModel
 from align.config.stages import (
     DpoOptions,
     EvaluateOptions,
     KtoOptions,
-    PpoOptions,
     ProcessRewardOptions,
     RewardOptions,
     ScoringOptions,
     SftOptions,
-    StageOptions,
     SupervisedOptions,
 )
 
@@ -81,8 +82,8 @@ def contradictions(
             findings += _dpo(key, options)
         if isinstance(options, KtoOptions):
             findings += _kto(key, options)
-        if isinstance(options, PpoOptions):
-            findings += _ppo(key, options, stages)
+        if isinstance(options, RlOptions):
+            findings += rl(key, options, stages)
         if isinstance(options, EvaluateOptions):
             findings += _evaluate(key, options)
     return findings
@@ -103,7 +104,7 @@ def _lengths(key: str, options: StageOptions, size: Size, virtual: int) -> list[
     """Prompt and answer, behind the virtual tokens, must fit into the model's context."""
     if size.context is None:
         return []
-    if isinstance(options, PpoOptions | EvaluateOptions):
+    if isinstance(options, RlOptions | EvaluateOptions):
         other, answer = "sampling.max_new_tokens", options.sampling.max_new_tokens
     elif isinstance(options, SupervisedOptions):
         other, answer = "max_answer", options.max_answer
@@ -242,22 +243,6 @@ def _kto(key: str, options: KtoOptions) -> list[Finding]:
         return []
     what = f"1 leaves {key}.loss=kto no other answer to estimate its KL from"
     return [Finding(f"{key}.batch_size", what, f"try {key}.batch_size=16, or {key}.loss=apo_zero_unpaired")]
-
-
-def _ppo(key: str, options: PpoOptions, stages: Mapping[str, BaseModel]) -> list[Finding]:
-    findings: list[Finding] = []
-    if options.critic_init == "reward" and isinstance(stages.get(options.reward), ProcessRewardOptions):
-        what = f"reward starts the critic from a head that scores the steps of {options.reward}"
-        findings.append(Finding(f"{key}.critic_init", what, f"try {key}.critic_init=fit"))
-    if options.critic_warmup >= options.iterations:
-        what = f"{options.critic_warmup} leaves the policy none of {key}.iterations={options.iterations}"
-        findings.append(
-            Finding(f"{key}.critic_warmup", what, f"try {key}.critic_warmup={options.iterations - 1}")
-        )
-    if options.kl_target is not None and options.kl_coef == 0:
-        what = f"{options.kl_target:g} cannot be reached: it scales {key}.kl_coef=0"
-        findings.append(Finding(f"{key}.kl_target", what, f"try {key}.kl_coef=0.05, or {key}.kl_target=null"))
-    return findings
 
 
 def _evaluate(key: str, options: EvaluateOptions) -> list[Finding]:

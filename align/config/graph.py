@@ -8,10 +8,11 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from align.config.base import Input, StageOptions
 from align.config.hints import did_you_mean
 from align.config.refuse import Finding
 from align.config.schema import Recipe
-from align.config.stages import OUTPUTS, Input, StageOptions
+from align.config.stages import OUTPUTS
 
 BASE = "base"
 NAME = re.compile(r"[a-z][a-z0-9_]*")

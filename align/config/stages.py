@@ -7,80 +7,23 @@ declared with `log_only=True` and does not enter the stage key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
+from align.config.base import (
+    LOG_ONLY,
+    Data,
+    PolicyInput,
+    RewardInput,
+    SamplingOptions,
+    StageOptions,
+    Tokens,
+    TrainingOptions,
+)
 from align.config.losses import LOSSES, Divergence, weights_of
-
-
-@dataclass(frozen=True)
-class Input:
-    """Marks an option as the name of a stage whose artifact is of `kind`; `base` names the base model."""
-
-    kind: Literal["policy", "reward"]
-
-
-PolicyInput = Annotated[str, Input("policy")]
-RewardInput = Annotated[str, Input("reward")]
-LOG_ONLY: dict[str, Any] = {"log_only": True}
-
-
-class Strict(BaseModel):
-    """A closed set of keys; numbers must be finite; strings are not turned into numbers or back."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
-
-
-class DataRef(Strict):
-    """Rows to read: a card from `data_cards/`, or a local file. A bare string is short for either."""
-
-    card: str | None = Field(None, description="name of a data card")
-    path: str | None = Field(None, description="local file; with a card: a local copy of the card's source")
-    limit: int | None = Field(None, ge=1, description="at most this many rows, the first of the card's order")
-    repeat: int = Field(1, ge=1, le=100, description="each row so many times an epoch")
-
-    on_bad_row: Literal["refuse", "skip"] = Field("refuse", description="skip leaves it out and counts it")
-
-    @model_validator(mode="after")
-    def _names_something(self) -> DataRef:
-        if self.card is None and self.path is None:
-            raise ValueError("names no data; give card: or path:")
-        return self
-
-
-Tokens = Annotated[int, Field(ge=16)] | Literal["auto"]
-SEEDS = 2**63 - 1  # the largest seed that torch takes
-Data = str | DataRef | list[str | DataRef]
-
-
-class StageOptions(Strict):
-    """Options that every stage has."""
-
-    kind: str
-    seed: int | None = Field(None, ge=0, le=SEEDS, description="overrides the recipe's seed for this stage")
-
-
-class TrainingOptions(StageOptions):
-    """Options of every stage that trains."""
-
-    lr: float = Field(gt=0, lt=1, description="peak learning rate")
-    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="after the warm-up, to 0")
-    warmup: float = Field(0.05, ge=0, lt=1, description="part of all steps")
-    optimizer: Literal["adamw", "muon", "adamw_8bit"] = Field(
-        "adamw", description="muon: for hidden matrices, the rest by AdamW; adamw_8bit: needs bitsandbytes"
-    )
-    weight_decay: float = Field(0.0, ge=0, lt=1, description="of matrices, apart from the gradient")
-    max_grad_norm: float = Field(1.0, gt=0, description="longer gradients are scaled down to it")
-    tokens_per_microbatch: Tokens = Field(
-        "auto", description="tokens of one forward; cuts batches, changes no result"
-    )
-    max_prompt: int = Field(512, ge=4, description="tokens; longer prompts lose their middle")
-    max_drop: float = Field(
-        0.01, ge=0, le=1, description="part of the rows that may be dropped before the stage refuses"
-    )
+from align.config.rl_options import RlOptions, SampleOptions
 
 
 class SupervisedOptions(TrainingOptions):
@@ -234,68 +177,6 @@ class KtoOptions(SupervisedOptions):
     undesirable_weight: float = Field(1.0, gt=0, le=1000, description="of an undesirable answer's loss")
 
 
-class SamplingOptions(Strict):
-    """How answers are sampled."""
-
-    max_new_tokens: int = Field(64, ge=1, le=32768, description="longest answer, tokens")
-    temperature: float = Field(1.0, ge=0, le=10, description="divides the logits; 0 is greedy")
-
-
-def _divisor(rows: int) -> int:
-    """A number of minibatches that goes into `rows`, 4 or the next below."""
-    return next(count for count in (4, 3, 2, 1) if rows % count == 0)
-
-
-class PpoOptions(TrainingOptions):
-    """Proximal policy optimisation with a critic."""
-
-    kind: Literal["ppo"]
-    policy: PolicyInput = Field(description="policy to start from; also the reference")
-    reward: RewardInput = Field(description="gives the score; the critic starts from it")
-    prompts: Data = Field(description="prompts, or data whose prompts are used")
-    lr: float = Field(1e-5, gt=0, lt=1, description="peak learning rate")
-    critic_lr: float | None = Field(None, gt=0, lt=1, description="default: 3 x lr")
-    iterations: int = Field(10, ge=1, description="rounds of sampling and learning")
-    prompts_per_iteration: int = Field(16, ge=1, description="prompts of one round")
-    samples_per_prompt: int = Field(1, ge=1, description="answers sampled for each prompt")
-    epochs: int = Field(4, ge=1, description="passes over each round's samples")
-    minibatches: int = Field(4, ge=1, description="optimizer steps per pass")
-    sampling: SamplingOptions = Field(default_factory=SamplingOptions)
-    clip: float = Field(0.2, gt=0, lt=1, description="of the probability ratio")
-    value_clip: float = Field(0.2, gt=0, description="of the change of a value")
-    gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
-    lam: float = Field(0.95, ge=0, le=1, description="lambda of GAE")
-    whiten: bool = Field(True, description="advantages to mean 0 and variance 1 over the round")
-    kl_coef: float = Field(0.05, ge=0, description="of the per-token KL (k1) in the reward")
-    kl_target: float | None = Field(None, gt=0, description="nats per answer; adapts kl_coef (InstructGPT)")
-    kl_horizon: int = Field(10000, ge=1, description="samples, of the adaptive controller")
-    missing_eos_penalty: float = Field(1.0, ge=0, description="taken from the score of an answer without EOS")
-    normalise_reward: bool = Field(
-        True, description="by mean and std of the reference's answers, measured once"
-    )
-    critic_init: Literal["reward", "fit"] = Field(
-        "fit", description="the reward's head, or a ridge fit to round 1"
-    )
-    critic_warmup: int = Field(0, ge=0, description="first iterations in which only the critic learns")
-    save_every: int = Field(
-        1, ge=1, description="iterations between saved states", json_schema_extra=LOG_ONLY
-    )
-
-    @model_validator(mode="after")
-    def _minibatches_are_filled(self) -> PpoOptions:
-        rows = self.prompts_per_iteration * self.samples_per_prompt
-        if rows % self.minibatches:
-            what = f"minibatches {self.minibatches} does not divide"
-            raise ValueError(
-                f"{what} prompts_per_iteration x samples_per_prompt = {rows}; try {_divisor(rows)}"
-            )
-        if rows < 2 and (self.normalise_reward or self.whiten):
-            raise ValueError("one answer per round has no spread to normalise by; give at least 2")
-        if self.sampling.temperature == 0:
-            raise ValueError("sampling.temperature 0 draws nothing to learn from; give 0.7 to 1")
-        return self
-
-
 class EvaluateOptions(StageOptions):
     """Compare policies on held-out prompts, beside controls."""
 
@@ -307,6 +188,9 @@ class EvaluateOptions(StageOptions):
     prompts: Data = Field(description="prompts; their held-out part is used")
     judge: Data | None = Field(
         None, description="rankings for the second judge, a bag of words on human ratings"
+    )
+    best_of: int = Field(
+        1, ge=1, le=1000, description="answers; above 1 a control: the baseline's best of them by the reward"
     )
     limit: int | None = Field(None, ge=1, description="prompts of each source")
     sampling: SamplingOptions = Field(default_factory=SamplingOptions)
@@ -321,7 +205,8 @@ AnyStage = Annotated[
     | ProcessRewardOptions
     | DpoOptions
     | KtoOptions
-    | PpoOptions
+    | RlOptions
+    | SampleOptions
     | EvaluateOptions,
     Field(discriminator="kind"),
 ]
@@ -331,7 +216,8 @@ KINDS: dict[str, type[StageOptions]] = {
     "process_reward": ProcessRewardOptions,
     "dpo": DpoOptions,
     "kto": KtoOptions,
-    "ppo": PpoOptions,
+    "rl": RlOptions,
+    "sample": SampleOptions,
     "evaluate": EvaluateOptions,
 }
 OUTPUTS: dict[str, str] = {
@@ -340,6 +226,7 @@ OUTPUTS: dict[str, str] = {
     "process_reward": "reward",
     "dpo": "policy",
     "kto": "policy",
-    "ppo": "policy",
+    "rl": "policy",
+    "sample": "dataset",
     "evaluate": "evaluation",
 }

@@ -9,12 +9,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from align.config import fields
+from align.config.base import StageOptions
 from align.config.contradictions import contradictions
 from align.config.graph import check_graph
 from align.config.hints import Raw, did_you_mean, findings_of, show
 from align.config.refuse import Finding
 from align.config.schema import Recipe
-from align.config.stages import StageOptions
 
 
 @dataclass

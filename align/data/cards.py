@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from align.config.stages import Data, DataRef
+from align.config.base import Data, DataRef
 from align.data import sources
-from align.data.card_types import Card, FileSource
+from align.data.card_types import Card, FileSource, Split
 from align.data.packages import cache_folder
 from align.data.readers import READERS, Context
 from align.data.types import Dataset, Labelled
@@ -173,13 +173,16 @@ def _resolve(ref: DataRef) -> tuple[Card, Path]:
         return _find(ref.card)
     assert ref.path is not None
     path = Path(ref.path)
-    stem = path.name.split(".")[0].lower()
+    stem = ref.stage or path.name.split(".")[0].lower()
     name = "".join(c if c.isalnum() and c.isascii() else "_" for c in stem) or "data"
     card = Card(
         name=name,
         kind="conversations",
         source=FileSource(type="file", path=ref.path),
         reader="own",
+        # Prompts of a stage are all of the training part of some card, whose split would hold none of them
+        # out.
+        split=Split(salt=f"stage {ref.stage}") if ref.stage else Split(),
         licence="",
     )
     return card, path.parent

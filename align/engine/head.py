@@ -5,6 +5,10 @@
 
 The second line needs one more product per chunk and then only [C, D] numbers are kept, so with a frozen head
 nothing is computed twice. With a trained head the chunk's logits are computed again in the backward pass.
+The entropy H_c = - sum_v p_v log p_v of each position may carry a gradient too, for an entropy bonus:
+
+    d H_c / d h_c = - (sum_v p_v (log p_v + H_c) W[v]) / temperature
+
 All chunks share one buffer, and all steps but the products are done in place: fresh memory of that size
 costs more than the arithmetic.
 """
@@ -30,11 +34,13 @@ class _TokenLogps(torch.autograd.Function):
         targets: Tensor,
         scale: float,
         measure: Measure | None,
+        bonus: bool,
     ) -> Any:
         logps = states.new_empty(len(targets), dtype=torch.float32)
         norms = torch.empty_like(logps)
         measured = torch.empty_like(logps) if measure else None
         slope = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        bend = torch.empty_like(states) if bonus and slope is not None else None
         buffer, spare = _buffer(states, weight), _buffer(states, weight) if measure else None
         for start in range(0, len(targets), CHUNK):
             part = slice(start, start + CHUNK)
@@ -50,36 +56,47 @@ class _TokenLogps(torch.autograd.Function):
                 entropy = measure == "entropy"
                 mean = (z if entropy else z.copy_(p)).mul_(p).sum(-1, keepdim=True) / total
                 measured[part] = (total.log() - mean if entropy else (mean / total).log())[:, 0]
+                if bend is not None:  # z is p (log p + log total) by now, and H - log total = -mean
+                    z.neg_().addcmul_(p, mean)
+                    bend[part] = (z.to(weight.dtype) @ weight) / total.to(weight) * scale
             if slope is not None:
                 slope[part] = (weight[at[:, 0]] - (p.to(weight.dtype) @ weight) / total.to(weight)) * scale
-        ctx.save_for_backward(states, weight, bias, targets, norms, slope)
+        ctx.save_for_backward(states, weight, bias, targets, norms, slope, bend, measured if bonus else None)
         ctx.scale = scale
-        if measured is not None:
+        if measured is not None and not bonus:
             ctx.mark_non_differentiable(measured)
         return logps, measured
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        grad = grads[0]
-        states, weight, bias, targets, norms, slope = ctx.saved_tensors
+        grad, grad_entropy = grads
+        states, weight, bias, targets, norms, slope, bend, entropy = ctx.saved_tensors
         grad_states = grad[:, None].to(slope.dtype) * slope if slope is not None else None
+        if bend is not None:
+            grad_states = grad_states + grad_entropy[:, None].to(bend.dtype) * bend
         need_weight, need_bias = ctx.needs_input_grad[1], bias is not None and ctx.needs_input_grad[2]
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
         if not (need_weight or need_bias):
-            return grad_states, None, None, None, None, None
+            return grad_states, None, None, None, None, None, None
         buffer = _buffer(states, weight)
         for start in range(0, len(targets), CHUNK):
             part = slice(start, start + CHUNK)
             factor = grad[part, None] * ctx.scale
             g = _logits(states[part], weight, bias, ctx.scale, buffer)
-            g.sub_(norms[part, None]).exp_().mul_(-factor)
+            g.sub_(norms[part, None])
+            if entropy is None:
+                g.exp_().mul_(-factor)
+            else:
+                rise = grad_entropy[part, None] * ctx.scale
+                slopes = (g + entropy[part, None]).mul_(rise).add_(factor)
+                g.exp_().mul_(slopes.neg_())
             g.scatter_add_(-1, targets[part, None], factor)
             if grad_weight is not None:
                 grad_weight.addmm_(g.T, states[part].float())
             if grad_bias is not None:
                 grad_bias += g.sum(0)
-        return grad_states, _like(weight, grad_weight), _like(bias, grad_bias), None, None, None
+        return grad_states, _like(weight, grad_weight), _like(bias, grad_bias), None, None, None, None
 
 
 def _like(parameter: Tensor | None, grad: Tensor | None) -> Tensor | None:
@@ -109,6 +126,7 @@ def token_logps(
     *,
     temperature: float = 1.0,
     measure: Measure | None = None,
+    bonus: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability of each target, and a measure of its distribution where one is asked for.
 
@@ -119,12 +137,18 @@ def token_logps(
         temperature: Divides the logits.
         measure: `entropy` in nats, or `log_squares`: log sum_v p_v^2, where an average draw of the
             distribution stands.
+        bonus: Let the entropy carry a gradient, at the price of a product more per chunk.
 
     Returns:
-        logps [C] (differentiable); the measure [C] (not differentiable), or None.
+        logps [C] (differentiable); the measure [C] (differentiable only as a bonus), or None.
+
+    Raises:
+        ValueError: A bonus of another measure than entropy.
     """
+    if bonus and measure != "entropy":
+        raise ValueError("only the entropy carries a gradient")
     out = _TokenLogps.apply(  # type: ignore[no-untyped-call]
-        states, head.weight, head.bias, targets.to(states.device), 1.0 / temperature, measure
+        states, head.weight, head.bias, targets.to(states.device), 1.0 / temperature, measure, bonus
     )
     return out[0], out[1]
 

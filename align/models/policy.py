@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +50,18 @@ class Policy(OpenedModel):
     frozen: PreTrainedModel | None = None
 
     def logps(
-        self, batch: TokenBatch, temperature: float = 1.0, measure: Measure | None = None
+        self,
+        batch: TokenBatch,
+        temperature: float = 1.0,
+        measure: Measure | None = None,
+        *,
+        bonus: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs [C] of the scored tokens (differentiable) and a measure [C] of their distributions."""
-        return model_logps(self.plain, batch, temperature, measure)
+        """Log-probs [C] of the scored tokens (differentiable) and a measure [C] of their distributions.
+
+        With `bonus` the entropy is differentiable too.
+        """
+        return model_logps(self.plain, batch, temperature, measure, bonus=bonus)
 
     def logps_and_means(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Log-probs [C] of the scored tokens, and their mean [C] over the vocabulary; both differentiable."""
@@ -83,6 +91,18 @@ class Policy(OpenedModel):
         else:
             self.frozen = copy.deepcopy(self.model).requires_grad_(False).eval()  # type: ignore[assignment]
 
+    def reference_tensors(self) -> dict[str, Tensor]:
+        """The reference's own weights by name, to be saved where it moves during a stage."""
+        if self.frozen is not None:
+            return {name: p.detach() for name, p in self.frozen.named_parameters()}
+        return {name: p.detach() for name, p in self.model.named_parameters() if f".{REFERENCE}" in name}
+
+    @torch.no_grad()
+    def load_reference(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put `reference_tensors` back."""
+        for name, p in self.reference_tensors().items():
+            p.copy_(tensors[name])
+
     def save(self, folder: Path) -> None:
         """Write the artifact's files and open them again to see that nothing is missing."""
         adapters.save(self.model, folder)
@@ -92,12 +112,17 @@ class Policy(OpenedModel):
 
 
 def model_logps(
-    model: PreTrainedModel, batch: TokenBatch, temperature: float = 1.0, measure: Measure | None = None
+    model: PreTrainedModel,
+    batch: TokenBatch,
+    temperature: float = 1.0,
+    measure: Measure | None = None,
+    *,
+    bonus: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs [C] and a measure [C], see `engine.head`, of a causal model over a batch."""
     body, head = model.base_model, model.get_output_embeddings()
     scored = states(body, batch).scored
-    return token_logps(scored, head, batch.targets, temperature=temperature, measure=measure)
+    return token_logps(scored, head, batch.targets, temperature=temperature, measure=measure, bonus=bonus)
 
 
 def open_policy(

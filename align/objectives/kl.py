@@ -31,6 +31,24 @@ def k1(logps: Tensor, ref_logps: Tensor) -> Tensor:
     return logps - ref_logps
 
 
+def k2(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """Half the squared log-ratio: biased, never negative, and its gradient is that of the true divergence.
+
+    Args:
+        logps: Log-probabilities under the policy that sampled, of any shape.
+        ref_logps: The same tokens under the reference.
+
+    Returns:
+        One number per token, same shape, not negative.
+
+    Example:
+        >>> import torch
+        >>> k2(torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -1.0])).tolist()
+        [0.125, 0.5]
+    """
+    return 0.5 * (logps - ref_logps).square()
+
+
 def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
     """q/p - 1 - log(q/p), as in arXiv:2402.03300, Eq. 4.
 

@@ -8,42 +8,43 @@ from torch import Tensor
 from align.objectives.reduce import Loss, Metric
 
 
-def clipped_value(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Loss:
+def clipped_value(values: Tensor, old_values: Tensor, returns: Tensor, weights: Tensor, clip: float) -> Loss:
     """Squared error of the critic, with its step away from the sampling-time value clipped.
 
-    Equation: L = sum_tokens 1/2 max((V - R)^2, (clip(V, V_old - e, V_old + e) - R)^2) (arXiv:2403.17031, with
+    Equation: L = sum_tokens w/2 max((V - R)^2, (clip(V, V_old - e, V_old + e) - R)^2) (arXiv:2403.17031, with
     the factor 1/2 of its code). Departures: none.
 
     Args:
         values: [S, T] values of the critic, with gradient. All tensors may have any one shape, such as [N].
         old_values: [S, T] the same when the tokens were sampled.
         returns: [S, T] targets.
-        mask: [S, T] true on real tokens; what stands elsewhere has no effect, whatever it is.
+        weights: [S, T] w, as of the policy's loss (`objectives.policy.token_weights`); one of weight 0 has no
+            effect, whatever else stands there.
         clip: e of the equation.
 
     Returns:
-        The sum; divide by the number of real tokens. Metrics: `loss/value`, `val/clipfrac` (tokens whose
+        The sum. Metrics: `loss/value`, `val/clipfrac` (tokens whose
         clipped error is the larger), `val/error` (mean squared error without clipping).
 
     Example:
         From 0 to 1 with clip 0.2 counts as a step to 0.2, which is further from the target 1.1.
 
         >>> one = torch.ones(1, 1)
-        >>> loss = clipped_value(one, 0 * one, 1.1 * one, one.bool(), clip=0.2)
+        >>> loss = clipped_value(one, 0 * one, 1.1 * one, one, clip=0.2)
         >>> round(float(loss.total), 6), round(float(loss.metrics["val/error"].total), 6)
         (0.405, 0.01)
     """
-    mask = mask.bool()
+    mask = weights > 0
     values, old_values, returns = (x.masked_fill(~mask, 0.0) for x in (values, old_values, returns))
     error = (values - returns).square()
     near = torch.minimum(torch.maximum(values, old_values - clip), old_values + clip)
     clipped_error = (near - returns).square()
-    total = 0.5 * torch.maximum(error, clipped_error).sum()
+    total = 0.5 * (weights * torch.maximum(error, clipped_error)).sum()
     tokens = mask.sum()
     return Loss(
         total,
         {
-            "loss/value": Metric(total, tokens),
+            "loss/value": Metric(total, weights.sum()),
             "val/clipfrac": Metric((clipped_error > error).sum(), tokens),
             "val/error": Metric(error.sum(), tokens),
         },

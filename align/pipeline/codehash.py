@@ -36,7 +36,7 @@ def code_of(module: str, root: Path = ROOT) -> dict[str, str]:
     Imports inside functions count; those for type checkers only do not.
 
     Args:
-        module: Dotted name, for example `align.stages.ppo`.
+        module: Dotted name, for example `align.stages.rl`.
         root: Folder of the package.
 
     Returns:

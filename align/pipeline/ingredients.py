@@ -14,9 +14,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from align.config.base import DataRef, StageOptions, TrainingOptions
 from align.config.graph import BASE, inputs_of
 from align.config.schema import Recipe
-from align.config.stages import DataRef, StageOptions, TrainingOptions
 from align.data import cards, template
 from align.errors import DataError
 from align.models import precision, sources

@@ -7,8 +7,9 @@ to compare. Leaks within the data of one stage are refused where they are read, 
 
 from __future__ import annotations
 
+from align.config.base import Data, DataRef, StageOptions
 from align.config.schema import Recipe
-from align.config.stages import Data, EvaluateOptions, StageOptions
+from align.config.stages import EvaluateOptions
 from align.data import cards
 from align.errors import DataError
 from align.pipeline.ingredients import data_fields
@@ -42,7 +43,13 @@ def leaks(recipe: Recipe) -> list[DataError]:
 
 
 def _uses(options: StageOptions) -> list[tuple[str, Data]]:
-    return [(field, getattr(options, field)) for field in data_fields(options)]
+    """Option -> data, without rows of stages: their prompts are those that the stage was given."""
+    found = []
+    for field in data_fields(options):
+        refs = [ref for ref in cards.references(getattr(options, field)) if ref.stage is None]
+        if refs:
+            found.append((field, list[str | DataRef](refs)))
+    return found
 
 
 def _learns(options: StageOptions, field: str) -> bool:

@@ -15,13 +15,15 @@ from typing import Any
 from align.artifacts.disk import readable
 from align.artifacts.manifest import Manifest
 from align.artifacts.store import Artifact, Store, Work
+from align.config.base import StageOptions, TrainingOptions
 from align.config.contradictions import contradictions
 from align.config.graph import inputs_of, order
 from align.config.schema import PathModel, Recipe
-from align.config.stages import OUTPUTS, StageOptions, TrainingOptions
+from align.config.stages import OUTPUTS
 from align.errors import AlignError, ConfigError, Problems, raise_all
 from align.models import precision, sources
 from align.pipeline import changes
+from align.pipeline.datasets import located, made_by
 from align.pipeline.ingredients import ingredients, key_of, seed_of
 from align.pipeline.leaks import leaks
 from align.stages.base import Stage, StageContext
@@ -47,7 +49,7 @@ class Row:
         steps: Steps it takes; None until known.
         seconds: Forecast from an earlier run of the same stage; None where there is none.
         artifact: What is there already.
-        stage: The stage, prepared, where it has to run.
+        stage: The stage, prepared, where it has to run; None where it reads rows that are not made yet.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Plan:
         rows: The stages, each after its inputs.
         footer: One last line.
         notes: What else a person should know, a line each.
+        base: Folder of the base model, where a stage has to run.
     """
 
     recipe: Recipe
@@ -78,6 +81,7 @@ class Plan:
     rows: list[Row] = field(default_factory=list)
     footer: str = ""
     notes: list[str] = field(default_factory=list)
+    base: Path | None = None
 
     def __getitem__(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
@@ -232,14 +236,32 @@ def _prepare(plan: Plan, errors: list[AlignError], say: Say) -> None:
             raise_all(leaks(plan.recipe))
     if base is None:
         return
+    plan.base = base
     plan.notes += filter(None, [precision.told(plan.recipe.hardware.dtype)])
     with _collected(errors):
         _refuse_misfits(plan.recipe, base)
+    there = {row.name: row.artifact for row in plan.rows if row.artifact is not None}
     for row in plan.rows:
-        if row.artifact is None:
+        if row.artifact is None and all(name in there for name in made_by(plan.recipe.stages[row.name])):
             with _collected(errors), _told_if_long(say, f"{row.name}: reading and tokenising its data"):
-                row.stage = stage_class(row.kind)(_context(plan, row, base))
-                row.steps = row.stage.prepare()
+                prepare(plan, row, there)
+
+
+def prepare(plan: Plan, row: Row, artifacts: Mapping[str, Artifact]) -> Stage[Any]:
+    """Open a stage and let it check and tokenise its data.
+
+    Args:
+        plan: The plan, whose base model is there.
+        row: The stage's.
+        artifacts: Those of the stages whose rows it reads, and others.
+
+    Raises:
+        AlignError: Data that cannot be used.
+    """
+    assert plan.base is not None, "a stage that has to run has a base model"
+    row.stage = stage_class(row.kind)(_context(plan, row, plan.base, artifacts))
+    row.steps = row.stage.prepare()
+    return row.stage
 
 
 def _refuse_misfits(recipe: Recipe, base: Path) -> None:
@@ -265,8 +287,8 @@ def _missing_extras(recipe: Recipe) -> list[AlignError]:
     ]
 
 
-def _context(plan: Plan, row: Row, base: Path) -> StageContext[Any]:
-    options = plan.recipe.stages[row.name]
+def _context(plan: Plan, row: Row, base: Path, artifacts: Mapping[str, Artifact]) -> StageContext[Any]:
+    options = located(plan.recipe.stages[row.name], artifacts)
     return StageContext(
         name=row.name,
         options=options,

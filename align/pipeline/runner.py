@@ -21,8 +21,8 @@ from align.artifacts.disk import check_free, guard
 from align.artifacts.lock import hold
 from align.artifacts.metrics import json_safe
 from align.artifacts.store import Artifact, Store, Work
+from align.config.base import TrainingOptions
 from align.config.schema import NoAdapter, Recipe
-from align.config.stages import TrainingOptions
 from align.errors import IntegrityError, Interrupted
 from align.pipeline import failure
 from align.pipeline import plan as plans
@@ -172,8 +172,8 @@ def _find_or_make(running: Run, plan: Plan, row: Row, reporter: StageReporter) -
 
 def _make(running: Run, plan: Plan, row: Row, work: Work, reporter: StageReporter) -> Artifact:
     """Run the stage inside a commit, then open what was committed once more."""
-    assert row.stage is not None, "the plan prepares every stage that has no artifact"
-    context = row.stage.ctx
+    stage = row.stage or plans.prepare(plan, row, running.artifacts)  # its rows have been made meanwhile
+    context = stage.ctx
     context.work, context.reporter, context.stop = work, reporter, running.stop
     context.inputs = {name: running.artifacts[name] for name in row.inputs}
     began, resumed = time.monotonic(), work.checkpoint_exists
@@ -188,7 +188,7 @@ def _make(running: Run, plan: Plan, row: Row, work: Work, reporter: StageReporte
         ingredients=row.ingredients,
         info=info,
     ) as out:
-        summary = row.stage.run(out)
+        summary = stage.run(out)
         (out / SUMMARY).write_text(json.dumps(json_safe(summary), indent=2, allow_nan=False) + "\n")
         if len(work.metrics):
             shutil.copyfile(work.metrics.path, out / METRICS)

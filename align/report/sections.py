@@ -245,7 +245,7 @@ def _bin(row: Mapping[str, Any]) -> tuple[float, float, float] | None:
 def reward_over_kl(run: RunFacts, gallery: Gallery) -> list[Picture]:
     """What the reward cost in KL: while training, and on held-out prompts."""
     pictures = []
-    for stage in run.of_kind("ppo"):
+    for stage in run.of_kind("rl"):
         kl, reward = stage.metrics.get("objective/kl"), stage.metrics.get("objective/scores")
         if kl is not None and reward is not None and len(kl.values) == len(reward.values) > 1:
             caption = f"{stage.name}, while training: one point per iteration"
@@ -281,7 +281,7 @@ def curves(run: RunFacts, gallery: Gallery) -> list[CurvesPart]:
         front = [name for name in TITLES if name in grouped]
         if stage.kind in LOSS_KINDS and "loss" in grouped:
             front.insert(0, "loss")
-        across = "iteration" if stage.kind == "ppo" else "step"
+        across = "iteration" if stage.kind == "rl" else "step"
         panels = {
             name: _panel(name, grouped[name], across) for name in (*front, *sorted(set(grouped) - set(front)))
         }

@@ -21,7 +21,7 @@ from align.report.verdict import Comparison, accuracy_of, baselines, cautions, c
 if TYPE_CHECKING:
     from align.artifacts.store import Artifact
 
-POLICY_KINDS = ("sft", "dpo", "kto", "ppo")
+POLICY_KINDS = ("sft", "dpo", "kto", "rl")
 
 
 def finish(

@@ -113,7 +113,7 @@ def cautions(run: RunFacts) -> list[str]:
                 found += _compared_warnings(evaluation, comparison)
     for reward in run.of_kind("reward"):
         found += _reward_warnings(reward)
-    for ppo in run.of_kind("ppo"):
+    for ppo in run.of_kind("rl"):
         found += _kl_warnings(ppo)
     return found
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from align.artifacts.store import Artifact, Work
+from align.config.base import StageOptions
 from align.config.schema import Dtype, Recipe
-from align.config.stages import StageOptions
 
 O = TypeVar("O", bound=StageOptions)  # noqa: E741  (options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,11 @@ class Evaluate(Stage[EvaluateOptions]):
     def run(self, out: Path) -> dict[str, Any]:
         """Sample, score, compare."""
         answers = self._answers()
+        controls = [CONSTANT]
+        if self.ctx.options.best_of > 1:
+            name, best = self._best_of()
+            answers[name] = best
+            controls.append(name)
         refusal = self.ctx.options.refusal_text
         eos = self.template.eos_id
         constant = self.template.encode_answer(refusal)
@@ -74,7 +80,7 @@ class Evaluate(Stage[EvaluateOptions]):
             "steps": len(self.ctx.options.policies),
             "baseline": self.ctx.options.policies[0],
             "policies": self.ctx.options.policies,
-            "controls": [CONSTANT],
+            "controls": controls,
             "temperature": self.ctx.options.sampling.temperature,
             "max_new_tokens": self.ctx.options.sampling.max_new_tokens,
             "sources": compare.by_source(
@@ -125,6 +131,34 @@ class Evaluate(Stage[EvaluateOptions]):
                 )
             ]
         return Answers(texts, [list(r.ids) for r in rollouts], [r.ended for r in rollouts], kl)
+
+    def _best_of(self) -> tuple[str, Answers]:
+        """The baseline's best of n answers: what sampling alone reaches, at a known distance.
+
+        Its KL from the baseline is log n - (n - 1) / n where no two scores are equal (arXiv:2009.01325,
+        App. G.3).
+        """
+        ctx, o = self.ctx, self.ctx.options
+        n, name, eos = o.best_of, o.policies[0], self.template.eos_id
+        rollouts = generate(
+            self._open(name).plain,
+            self.prompts,
+            eos=eos,
+            max_new_tokens=o.sampling.max_new_tokens,
+            temperature=o.sampling.temperature,
+            seed=ctx.seed,
+            samples=n,
+        )
+        reward = open_reward_model(ctx.inputs[o.reward], ctx.base, ctx.recipe.model.template, ctx.dtype)
+        rows = [answer_row(f"{r.id}/{r.sample}", r.prompt, r.ids, eos) for r in rollouts]
+        scores = torch.cat(score_rows(reward, rows, reward.budget(o.tokens_per_microbatch)))
+        best = scores.view(len(self.prompts), n).argmax(1)
+        chosen = [rollouts[i * n + k] for i, k in enumerate(best.tolist())]
+        texts = [self.template.decode(list(r.text_ids(eos))) for r in chosen]
+        kl = [math.log(n) - (n - 1) / n] * len(chosen)
+        return f"{name}, best of {n}", Answers(
+            texts, [list(r.ids) for r in chosen], [r.ended for r in chosen], kl
+        )
 
     def _open(self, name: str) -> Policy:
         ctx = self.ctx

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from align.artifacts.store import Work
-from align.config.stages import TrainingOptions
+from align.config.base import TrainingOptions
 from align.errors import Interrupted, NumericsError, is_out_of_memory
 from align.objectives.reduce import Loss, Metric, merge
 from align.training import optim, state
 from align.training.masters import masters_of
 
+TASK = "task/"  # before the names of a task's own tensors in a saved state
 HALVINGS = 3  # of a micro-batch, before the stage gives up
 
 
@@ -65,8 +66,11 @@ class Task(Protocol):
     def state(self) -> dict[str, Any]:
         """JSON-able state beyond weights and optimizer."""
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Put `state` back."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors of that state."""
+
+    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Put `state` and `tensors` back."""
 
 
 class Progress(Protocol):
@@ -221,6 +225,7 @@ def _save(
     work: Work,
 ) -> None:
     tensors, rest = state.capture(parameters, optimizer)
+    tensors |= {TASK + name: tensor for name, tensor in task.tensors().items()}
     work.save(step, tensors, {**rest, "task": task.state(), "metrics": len(work.metrics)})
 
 
@@ -238,7 +243,8 @@ def _resume(
         return 0
     tensors: dict[str, Tensor] = checkpoint.tensors
     state.restore(parameters, optimizer, tensors, checkpoint.state, str(work.folder))
-    task.load(checkpoint.state["task"])
+    own = {name.removeprefix(TASK): x for name, x in tensors.items() if name.startswith(TASK)}
+    task.load(checkpoint.state["task"], own)
     work.metrics.truncate(checkpoint.state["metrics"])
     progress.note(f"resumes at step {checkpoint.step} of {task.total}")
     return int(checkpoint.step)

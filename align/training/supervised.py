@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from align.data.order import epoch_order
 from align.data.types import TokenRow
 from align.engine.batch import Budget, TokenBatch, microbatches
@@ -108,7 +110,11 @@ class SupervisedTask:
         """That of the anchor; the order is a pure function of the step."""
         return self.anchor.state()
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def tensors(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Put the anchor's back."""
         self.anchor.load(state)
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from align.config.stages import DataRef
+from align.config.base import DataRef
 from align.data import cards
 from align.errors import DataError
 

@@ -24,7 +24,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from align.config.stages import Strict
+from align.config.base import Strict
 from align.data.fields import checked, messages, number, text, texts, wrong
 from align.data.rankings import dense
 from align.data.readers.base import Context, Row, Rows, reader

@@ -19,7 +19,7 @@ THREE = (
     "stages:\n"
     "  sft: {kind: sft, data: talks}\n"
     "  rm: {kind: reward, model: sft, data: rankings}\n"
-    "  ppo: {kind: ppo, policy: sft, reward: rm, prompts: talks}\n"
+    "  ppo: {kind: rl, policy: sft, reward: rm, prompts: talks}\n"
 )
 LR = "give a number above 0 and below 1"
 AT = "my/recipe/mine.yaml"
@@ -261,7 +261,7 @@ FILES: list[tuple[str, str | bytes, list[str]]] = [
     ),
     (
         "PPO without a reward model",
-        "stages:\n  ppo: {kind: ppo, policy: base, reward: rm, prompts: x}\n",
+        "stages:\n  ppo: {kind: rl, policy: base, reward: rm, prompts: x}\n",
         [f"{AT}:2: stages.ppo.reward: no stage is called 'rm'; add the stage: reward (kind: reward) -> ppo"],
     ),
     (

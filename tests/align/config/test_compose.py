@@ -10,10 +10,12 @@ import pytest
 import yaml
 
 from align.config import command_line, fields
+from align.config.base import DataRef
 from align.config.compose import Composed, Composer, RecipeErrors, card_folders
+from align.config.rl_options import RlOptions
 from align.config.schema import PathModel, TinyModel
 from align.config.source import RECIPES
-from align.config.stages import DataRef, PpoOptions, SftOptions
+from align.config.stages import SftOptions
 
 SHIPPED = sorted(path.stem for path in (RECIPES / "recipe").glob("*.yaml"))
 TINY = (
@@ -128,7 +130,7 @@ def test_a_recipe_that_builds_on_another(folder: Path) -> None:
     own(folder, "defaults: [smoke]\nstages:\n  ppo: {iterations: 3}\n")
     built, smoke = compose("recipe=mine", "--config-dir", "my").recipe, compose("recipe=smoke").recipe
     ppo = smoke.stages["ppo"]
-    assert isinstance(ppo, PpoOptions)
+    assert isinstance(ppo, RlOptions)
     assert built.stages["ppo"] == ppo.model_copy(update={"iterations": 3})
     assert built.stages["sft"] == smoke.stages["sft"]
     assert built.recipe == "mine"
@@ -145,7 +147,7 @@ def test_a_recipe_that_builds_on_another(folder: Path) -> None:
 def test_data_may_be_typed_in_any_form_over_any_form(typed: str, want: Any) -> None:
     """In this recipe a mapping stands there."""
     ppo = compose("recipe=smoke", f"stages.ppo.prompts={typed}").recipe.stages["ppo"]
-    assert isinstance(ppo, PpoOptions)
+    assert isinstance(ppo, RlOptions)
     assert ppo.prompts == want
 
 

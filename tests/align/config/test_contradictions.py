@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from align.config.base import StageOptions
 from align.config.contradictions import Size, contradictions, size_of
+from align.config.rl_options import RlOptions
 from align.config.schema import (
     HubModel,
     Ia3Adapter,
@@ -23,11 +25,9 @@ from align.config.stages import (
     DpoOptions,
     EvaluateOptions,
     KtoOptions,
-    PpoOptions,
     ProcessRewardOptions,
     RewardOptions,
     SftOptions,
-    StageOptions,
 )
 
 TINY = TinyModel(kind="tiny")  # 2 layers, 1024 tokens
@@ -47,10 +47,8 @@ def kto(**given: object) -> KtoOptions:
     return KtoOptions.model_validate({"kind": "kto", "data": "r", **given})
 
 
-def ppo(**given: object) -> PpoOptions:
-    return PpoOptions.model_validate(
-        {"kind": "ppo", "policy": "base", "reward": "r", "prompts": "p", **given}
-    )
+def ppo(**given: object) -> RlOptions:
+    return RlOptions.model_validate({"kind": "rl", "policy": "base", "reward": "r", "prompts": "p", **given})
 
 
 def keys(model: BaseModel, adapter: BaseModel, stage: StageOptions | None = None) -> list[str]:
@@ -162,6 +160,37 @@ def test_a_critic_does_not_start_from_a_head_for_steps() -> None:
 def test_the_levels_of_a_scale_rise() -> None:
     with pytest.raises(ValueError, match="does not rise; give the lowest level first, each once"):
         reward(loss="ordinal", scale=[1.0, 3.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"advantage": "grpo"}, "samples_per_prompt"),
+        ({"advantage": "grpo", "samples_per_prompt": 4}, None),
+        ({"advantage": "reinforce_pp"}, None),
+        ({"resample": 2}, "samples_per_prompt"),
+        ({"resample": 2, "samples_per_prompt": 2}, None),
+        ({"advantage": "reinforce_pp", "lam": 0.9}, "lam"),
+        ({"advantage": "reinforce_pp", "critic_warmup": 1}, "critic_warmup"),
+        ({"advantage": "reinforce_pp", "gamma": 0.9}, None),
+        ({"advantage": "rloo", "samples_per_prompt": 4, "gamma": 0.9}, "gamma"),
+        ({"loss": "cispo", "dual_clip": 3.0}, "dual_clip"),
+        ({"dual_clip": 3.0}, None),
+        ({"kl": "k1", "kl_in": "loss"}, "kl_in"),
+        ({"kl": "k3", "kl_in": "loss"}, None),
+        ({"kl": "none", "kl_target": 5.0}, "kl_target"),
+        ({"kl": "none", "reference_every": 5}, "reference_every"),
+        ({"kl": "none"}, None),
+        ({"kl_coef": 0.0, "kl_target": 5.0}, "kl_target"),
+        ({"overlong_buffer": 64}, "overlong_buffer"),
+        ({"overlong_buffer": 63}, None),
+        ({"ptx_coef": 2.0}, "ptx_coef"),
+        ({"ptx_coef": 2.0, "ptx_data": "talks"}, None),
+        ({"critic_warmup": 10}, "critic_warmup"),
+    ],
+)
+def test_parts_of_reinforcement_learning_that_do_not_fit(given: dict[str, object], wrong: str | None) -> None:
+    assert keys(HUB, NONE, ppo(**given)) == ([f"stages.s.{wrong}"] if wrong else [])
 
 
 @pytest.mark.parametrize(

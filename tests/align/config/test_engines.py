@@ -5,17 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel
 
+from align.config.base import StageOptions
 from align.config.contradictions import contradictions
 from align.config.engines import dpo_arguments
 from align.config.schema import LoraAdapter, NoAdapter, TinyModel
-from align.config.stages import (
-    DpoOptions,
-    KtoOptions,
-    RewardOptions,
-    SftOptions,
-    StageOptions,
-    SupervisedOptions,
-)
+from align.config.stages import DpoOptions, KtoOptions, RewardOptions, SftOptions, SupervisedOptions
 
 NONE, TINY = NoAdapter(kind="none"), TinyModel(kind="tiny")
 KINDS: dict[str, type[StageOptions]] = {

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from align.config.base import StageOptions
 from align.config.graph import check_graph, inputs_of, order
+from align.config.rl_options import RlOptions
 from align.config.schema import Hardware, NoAdapter, Recipe, TinyModel
-from align.config.stages import (
-    AnyStage,
-    DpoOptions,
-    EvaluateOptions,
-    PpoOptions,
-    RewardOptions,
-    SftOptions,
-    StageOptions,
-)
+from align.config.stages import AnyStage, DpoOptions, EvaluateOptions, RewardOptions, SftOptions
 
 SFT = SftOptions(kind="sft", data="talks")
 REWARD = RewardOptions(kind="reward", model="sft", data="rankings")
-PPO = PpoOptions(kind="ppo", policy="sft", reward="rm", prompts="talks")
+PPO = RlOptions(kind="rl", policy="sft", reward="rm", prompts="talks")
 EVAL = EvaluateOptions(kind="evaluate", policies=["base", "sft", "ppo"], reward="rm", prompts="talks")
 
 
@@ -60,7 +54,7 @@ def test_a_right_graph_has_no_findings() -> None:
 
 def test_an_input_that_is_itself_wrong_is_still_there() -> None:
     """A stage with a wrong option is reported for that, and not also as missing by those that read it."""
-    found = check_graph({"ppo": PPO}, {"sft": "sft", "rm": "reward", "ppo": "ppo"})
+    found = check_graph({"ppo": PPO}, {"sft": "sft", "rm": "reward", "ppo": "rl"})
     assert found == []
 
 

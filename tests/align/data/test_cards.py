@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from align.config.stages import DataRef
+from align.config.base import DataRef
 from align.data import cards, sources
 from align.data.types import Ranking
 from align.errors import DataError

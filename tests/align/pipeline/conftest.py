@@ -25,7 +25,7 @@ CHAIN: dict[str, Any] = {
     "sft": {"kind": "sft", "model": "base", "data": "talks", "checkpoint_every": 2},
     "rm": {"kind": "reward", "model": "sft", "data": "rankings", "checkpoint_every": 3},
     "ppo": {
-        "kind": "ppo",
+        "kind": "rl",
         "policy": "sft",
         "reward": "rm",
         "prompts": ["talks", "more"],

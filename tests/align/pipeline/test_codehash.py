@@ -117,14 +117,14 @@ def test_a_module_that_is_not_there(root: Path) -> None:
 
 def test_real_stages_are_read_without_importing_them() -> None:
     code = (
-        "import sys; from align.pipeline.codehash import code_of; c = code_of('align.stages.ppo');"
+        "import sys; from align.pipeline.codehash import code_of; c = code_of('align.stages.rl');"
         "assert 'torch' not in sys.modules; print(*c)"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert {
-        "align.stages.ppo",
+        "align.stages.rl",
         "align.objectives.advantage",
         "align.engine.head",
         "align.training.loop",

@@ -36,7 +36,7 @@ def test_what_is_in(make_recipe: Any) -> None:
     assert found["input.reward"] == "b" * 64
     assert found["data.prompts.0"] == "talks hash-of-talks"
     assert found["data.prompts.1"] == "more hash-of-more"
-    assert len(found["code.align.stages.ppo"]) == 12
+    assert len(found["code.align.stages.rl"]) == 12
     assert not {"policy", "reward", "prompts", "save_every", "checkpoint_every"} & set(found)
 
 
@@ -152,9 +152,7 @@ def test_an_evaluation_trains_nothing_so_the_adapter_is_not_its_own(make_recipe:
 
 
 def test_names_of_stages_do_not_count_but_for_lists(make_recipe: Any) -> None:
-    renamed = make_recipe(
-        other={"kind": "ppo", "policy": "sft", "reward": "rm", "prompts": ["talks", "more"]}
-    )
+    renamed = make_recipe(other={"kind": "rl", "policy": "sft", "reward": "rm", "prompts": ["talks", "more"]})
     assert key(renamed, "other") == key(renamed, "ppo")
     same = {**KEYS, "other": KEYS["ppo"]}
     relabelled = make_recipe(other=renamed.stages["other"].model_dump(), eval={"policies": ["sft", "other"]})

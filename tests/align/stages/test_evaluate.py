@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from align.config.stages import EvaluateOptions, SamplingOptions
+from align.config.base import SamplingOptions
+from align.config.stages import EvaluateOptions
 from align.data.types import Dataset, Message, Prompt, TokenRow
 from align.engine.batch import Budget, TokenBatch
 from align.errors import Interrupted

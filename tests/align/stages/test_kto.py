@@ -358,7 +358,7 @@ def test_the_next_stages_read_what_it_leaves(tmp_path: Path) -> None:
         "kto": {**OWN, "data": rankings},
         "reward": {"kind": "reward", "model": "kto", "data": rankings, "max_prompt": 32, "max_answer": 24},
         "ppo": {
-            "kind": "ppo", "policy": "kto", "reward": "reward", "prompts": "everyday_prompts",
+            "kind": "rl", "policy": "kto", "reward": "reward", "prompts": "everyday_prompts",
             "iterations": 1, "prompts_per_iteration": 4, "epochs": 1, "minibatches": 2, "max_prompt": 32,
             "sampling": sampling,
         },

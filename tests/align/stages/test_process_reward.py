@@ -249,7 +249,7 @@ def test_ppo_and_an_evaluation_read_it(data: Path, tmp_path: Path) -> None:
     stages = {
         "prm": {"kind": "process_reward", "data": str(data), "max_prompt": 32, "max_answer": 64},
         "ppo": {
-            "kind": "ppo", "policy": "base", "reward": "prm", "prompts": str(data), "max_prompt": 32,
+            "kind": "rl", "policy": "base", "reward": "prm", "prompts": str(data), "max_prompt": 32,
             "iterations": 1, "prompts_per_iteration": 4, "epochs": 1, "minibatches": 1,
             "sampling": {"max_new_tokens": 8},
         },

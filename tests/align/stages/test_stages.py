@@ -22,8 +22,8 @@ from align.reward.score import answer_row, score_rows
 from align.rollout.generate import generate
 from align.run import main
 from align.stages.dpo_objective import Preference
-from align.stages.ppo_task import PpoTask
 from align.stages.reward import ranking_loss
+from align.stages.rl_round import Collector
 
 SFT = {
     "kind": "sft",
@@ -133,7 +133,7 @@ def test_noise_and_bfloat16_go_with_every_kind_of_adapter(tmp_path: Path, adapte
 @pytest.mark.parametrize("adapter", ["none", "lora", "dora"])
 def test_every_stage_runs_in_bfloat16(tmp_path: Path, adapter: str) -> None:
     ppo = {
-        "kind": "ppo", "policy": "dpo", "reward": "reward", "prompts": "everyday_prompts", "iterations": 1,
+        "kind": "rl", "policy": "dpo", "reward": "reward", "prompts": "everyday_prompts", "iterations": 1,
         "prompts_per_iteration": 4, "epochs": 1, "minibatches": 2, "max_prompt": 32,
         "sampling": {"max_new_tokens": 8}, "lr": 1e-3,
     }  # fmt: skip
@@ -280,7 +280,7 @@ def test_without_a_reference_none_is_computed(
 def test_an_adapter_taken_out_of_the_base_is_its_own_reference(tmp_path: Path, init: str) -> None:
     """DPO and PPO from the base: policy and reference are one at step 0, which both stages check."""
     ppo = {
-        "kind": "ppo", "policy": "base", "reward": "reward", "prompts": "everyday_prompts", "iterations": 2,
+        "kind": "rl", "policy": "base", "reward": "reward", "prompts": "everyday_prompts", "iterations": 2,
         "prompts_per_iteration": 4, "epochs": 1, "minibatches": 1, "max_prompt": 32,
         "sampling": {"max_new_tokens": 8}, "lr": 1e-2,
     }  # fmt: skip
@@ -314,7 +314,7 @@ def test_a_policy_that_is_not_its_reference_is_refused_at_step_0(
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_ppo_full_and_lora_leave_the_reward_model_alone(tmp_path: Path, adapter: str) -> None:
     ppo = {
-        "kind": "ppo", "policy": "sft", "reward": "reward", "prompts": "everyday_prompts", "iterations": 2,
+        "kind": "rl", "policy": "sft", "reward": "reward", "prompts": "everyday_prompts", "iterations": 2,
         "prompts_per_iteration": 4, "samples_per_prompt": 2, "epochs": 1, "minibatches": 2, "max_prompt": 32,
         "sampling": {"max_new_tokens": 8}, "lr": 1e-3, "critic_init": "fit", "critic_warmup": 1,
     }  # fmt: skip
@@ -336,7 +336,7 @@ def test_ppo_full_and_lora_leave_the_reward_model_alone(tmp_path: Path, adapter:
 def test_ppos_samples_are_of_its_starting_point_and_of_what_it_saved(tmp_path: Path, adapter: str) -> None:
     """Before and after, each answered again by the artifact that it stands for, and scored again."""
     ppo = {
-        "kind": "ppo", "policy": "sft", "reward": "reward", "prompts": "everyday_prompts", "iterations": 2,
+        "kind": "rl", "policy": "sft", "reward": "reward", "prompts": "everyday_prompts", "iterations": 2,
         "prompts_per_iteration": 4, "epochs": 1, "minibatches": 1, "max_prompt": 32,
         "sampling": {"max_new_tokens": 8}, "lr": 5e-2,
     }  # fmt: skip
@@ -365,9 +365,9 @@ def test_ppos_samples_are_of_its_starting_point_and_of_what_it_saved(tmp_path: P
 def test_ppo_refuses_a_reward_that_tells_no_answers_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(PpoTask, "score", lambda task, rollouts: torch.full((len(rollouts),), 0.5))
+    monkeypatch.setattr(Collector, "score", lambda task, rollouts: torch.full((len(rollouts),), 0.5))
     ppo = {
-        "kind": "ppo", "policy": "base", "reward": "reward", "prompts": "everyday_prompts", "max_prompt": 32,
+        "kind": "rl", "policy": "base", "reward": "reward", "prompts": "everyday_prompts", "max_prompt": 32,
         "prompts_per_iteration": 4, "iterations": 1, "sampling": {"max_new_tokens": 4},
     }  # fmt: skip
     with pytest.raises(AssertionError):

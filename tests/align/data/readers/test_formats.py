@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from align.config.stages import DataRef
+from align.config.base import DataRef
 from align.data import cards
 from align.data.readers import READERS, Context
 from align.data.sources import local

@@ -1,0 +1,107 @@
+"""Options of reinforcement learning that are right one by one and wrong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+
+from align.config.refuse import Finding
+from align.config.rewards import model_of, models_of
+from align.config.rl_options import GROUPED, RlOptions
+from align.config.stages import ProcessRewardOptions
+
+CRITIC = ("lam", "critic", "critic_lr", "critic_init", "critic_warmup", "value_clip")
+PER_TOKEN = ("gae", "reinforce_pp", "remax")
+
+
+def rl(key: str, o: RlOptions, stages: Mapping[str, BaseModel]) -> list[Finding]:
+    """What cannot go together in a stage of kind `rl`."""
+    return _not_read(key, o) + _groups(key, o) + _kl(key, o) + _critic(key, o, stages) + _lengths(key, o)
+
+
+def _not_read(key: str, o: RlOptions) -> list[Finding]:
+    """Options that were changed and that nothing reads."""
+    readers = {
+        **{name: ("advantage", ["gae"], o.advantage) for name in CRITIC},
+        "gamma": ("advantage", list(PER_TOKEN), o.advantage),
+        "dual_clip": ("loss", ["clip"], o.loss),
+        **{
+            name: ("kl", ["k1", "k2", "k3"], o.kl)
+            for name in ("kl_in", "kl_coef", "kl_target", "kl_horizon", "reference_every")
+        },
+    }
+    findings: list[Finding] = []
+    for name, (other, fit, chosen) in readers.items():
+        value, default = getattr(o, name), RlOptions.model_fields[name].default
+        if value == default or chosen in fit:
+            continue
+        what = f"{_shown(value)} is not read by {key}.{other}={chosen}"
+        fix = f"try {key}.{other}={fit[0]}, or {key}.{name}={_shown(default)}"
+        findings.append(Finding(f"{key}.{name}", what, fix))
+    if o.ptx_data is None:
+        for name in ("ptx_coef", "ptx_batch"):
+            value, default = getattr(o, name), RlOptions.model_fields[name].default
+            if value != default:
+                what = f"{_shown(value)} is not read without {key}.ptx_data"
+                fix = f"name conversations in {key}.ptx_data, or try {key}.{name}={_shown(default)}"
+                findings.append(Finding(f"{key}.{name}", what, fix))
+    return findings
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _groups(key: str, o: RlOptions) -> list[Finding]:
+    """What compares the answers to one prompt needs two of them."""
+    if o.samples_per_prompt > 1:
+        return []
+    name = f"{key}.samples_per_prompt"
+    if o.advantage in GROUPED:
+        what = f"1 leaves {key}.advantage={o.advantage} nothing to compare an answer with"
+        return [Finding(name, what, f"try {name}=4, or {key}.advantage=gae")]
+    if o.resample:
+        what = f"1 makes no group whose scores could differ, and {key}.resample={o.resample} replaces those"
+        return [Finding(name, what, f"try {name}=4, or {key}.resample=0")]
+    return []
+
+
+def _kl(key: str, o: RlOptions) -> list[Finding]:
+    if o.kl == "k1" and o.kl_in == "loss":
+        what = "loss with k1 has the gradient of the log-probability alone, which holds nothing back"
+        return [Finding(f"{key}.kl_in", what, f"try {key}.kl=k3, or {key}.kl_in=reward")]
+    if o.kl_target is not None and o.kl_coef == 0:
+        what = f"{o.kl_target:g} cannot be reached: it scales {key}.kl_coef=0"
+        return [Finding(f"{key}.kl_target", what, f"try {key}.kl_coef=0.05, or {key}.kl_target=null")]
+    return []
+
+
+def _critic(key: str, o: RlOptions, stages: Mapping[str, BaseModel]) -> list[Finding]:
+    if o.advantage != "gae":
+        return []
+    findings: list[Finding] = []
+    named, source = models_of(o.reward), o.critic or model_of(o.reward)
+    if source is None and len(named) > 1:
+        what = f"is not given, and {key}.reward has {len(named)} reward models"
+        findings.append(Finding(f"{key}.critic", what, f"try {key}.critic={named[0]}"))
+    if source is None and o.critic_init == "reward":
+        what = f"reward has no head to start from: {key}.reward has no reward model"
+        findings.append(Finding(f"{key}.critic_init", what, f"try {key}.critic_init=fit"))
+    if o.critic_init == "reward" and source and isinstance(stages.get(source), ProcessRewardOptions):
+        what = f"reward starts the critic from a head that scores the steps of {source}"
+        findings.append(Finding(f"{key}.critic_init", what, f"try {key}.critic_init=fit"))
+    if o.critic_warmup >= o.iterations:
+        what = f"{o.critic_warmup} leaves the policy none of {key}.iterations={o.iterations}"
+        findings.append(Finding(f"{key}.critic_warmup", what, f"try {key}.critic_warmup={o.iterations - 1}"))
+    return findings
+
+
+def _lengths(key: str, o: RlOptions) -> list[Finding]:
+    limit = o.sampling.max_new_tokens
+    if o.overlong_buffer < limit:
+        return []
+    what = f"{o.overlong_buffer} is no less than {key}.sampling.max_new_tokens={limit}"
+    return [Finding(f"{key}.overlong_buffer", what, f"try {key}.overlong_buffer={limit // 4}")]
