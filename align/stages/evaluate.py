@@ -21,6 +21,7 @@ from align.models.policy import Policy, load_template, open_policy
 from align.models.reward_model import open_reward_model
 from align.reward.baselines import BagOfWords
 from align.reward.score import answer_row, score_rows
+from align.rollout.ends import Ends
 from align.rollout.generate import generate
 from align.stages.answer_logps import summed
 from align.stages.base import Stage, starting_point
@@ -106,15 +107,9 @@ class Evaluate(Stage[EvaluateOptions]):
     def _sample(self, name: str, baseline: str) -> Answers:
         ctx, o = self.ctx, self.ctx.options
         policy = self._open(name)
-        rollouts = generate(
-            policy.plain,
-            self.prompts,
-            eos=self.template.eos_id,
-            max_new_tokens=o.sampling.max_new_tokens,
-            temperature=o.sampling.temperature,
-            seed=ctx.seed,
-        )
-        texts = [self.template.decode(list(r.text_ids(self.template.eos_id))) for r in rollouts]
+        ends = Ends.of(policy.plain, self.template, o.sampling.stop)
+        rollouts = generate(policy.plain, self.prompts, o.sampling, ends, seed=ctx.seed)
+        texts = [ends.text(rollout) for rollout in rollouts]
         kl = None
         if name != baseline:
             rows = [TokenRow(r.id, r.prompt, (Response(r.ids, (1.0,) * len(r.ids)),)) for r in rollouts]

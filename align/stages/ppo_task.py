@@ -31,6 +31,7 @@ from align.objectives.reduce import Loss
 from align.objectives.value import clipped_value, explained_variance
 from align.reward.fit_head import fit_values
 from align.reward.score import answer_row, score_rows
+from align.rollout.ends import Ends
 from align.rollout.generate import generate
 from align.rollout.types import Rollout
 from align.stages.base import StageContext
@@ -173,15 +174,9 @@ class PpoTask:
         self, prompts: Sequence[TokenRow], seed: int, samples: int, model: Any = None
     ) -> list[Rollout]:
         """Answers of the policy, or of another model."""
-        return generate(
-            model if model is not None else self.policy.plain,
-            prompts,
-            eos=self.eos,
-            max_new_tokens=self.o.sampling.max_new_tokens,
-            temperature=self.o.sampling.temperature,
-            seed=seed,
-            samples=samples,
-        )
+        ends = Ends.of(self.policy.plain, self.policy.template, self.o.sampling.stop)
+        model = model if model is not None else self.policy.plain
+        return generate(model, prompts, self.o.sampling, ends, seed=seed, samples=samples)
 
     def score(self, rollouts: Sequence[Rollout]) -> Tensor:
         """[S] raw scores, read at EOS, which is put behind a cut answer."""
