@@ -37,6 +37,7 @@ from align.data import cards, tokenize
 from align.evals.stats import Interval, paired_difference
 from align.evals.text import words_of
 from align.models.policy import load_causal, load_template
+from align.rollout.ends import Ends
 from align.rollout.generate import generate
 
 NATURES = ("little", "big", "happy", "shy", "brave", "clever")
@@ -108,17 +109,11 @@ def tell(model: Path, prompts: Path, part: Literal["train", "test"], seed: int) 
     """Let a model answer the openings of one part of a file of prompts, and rate the answers."""
     template = load_template(model, None)
     data = cards.load(str(prompts), "prompts", part)
-    rollouts = generate(
-        load_causal(model).eval(),
-        tokenize.prompts(data, template, max_prompt=64, max_drop=0.0).rows,
-        eos=template.eos_id,
-        max_new_tokens=SAMPLING.max_new_tokens,
-        temperature=SAMPLING.temperature,
-        seed=seed,
-        samples=ANSWERS,
-    )
+    rows = tokenize.prompts(data, template, max_prompt=64, max_drop=0.0).rows
+    ends = Ends((template.eos_id,), decode=template.decode)
+    rollouts = generate(load_causal(model).eval(), rows, SAMPLING, ends, seed=seed, samples=ANSWERS)
     # This model puts <s> behind a finished story and begins another; all that it writes is rated.
-    texts = [template.decode(r.text_ids(template.eos_id)).strip() for r in rollouts]
+    texts = [ends.text(r).strip() for r in rollouts]
     groups = [texts[i * ANSWERS : (i + 1) * ANSWERS] for i in range(len(data))]
     return [
         Story(row.messages[-1].content, group, [plainness(text) for text in group])

@@ -86,5 +86,20 @@ class TrainingOptions(StageOptions):
 class SamplingOptions(Strict):
     """How answers are sampled."""
 
+    model_config = ConfigDict(frozen=True)
+
     max_new_tokens: int = Field(64, ge=1, le=32768, description="longest answer, tokens")
+    min_new_tokens: int = Field(
+        0, ge=0, le=32768, description="no EOS before so many, and no stop string within them"
+    )
     temperature: float = Field(1.0, ge=0, le=10, description="divides the logits; 0 is greedy")
+    top_k: int | None = Field(None, ge=1, description="only the so many most likely tokens; default: all")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="only the most likely tokens that make up so much probability"
+    )
+    min_p: float = Field(
+        0.0, ge=0, lt=1, description="only tokens at least so likely, times the most likely one"
+    )
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="an answer ends behind the first of these strings; its text ends before it"
+    )

@@ -27,6 +27,7 @@ from align.config.stages import (
     KtoOptions,
     ProcessRewardOptions,
     RewardOptions,
+    SamplingOptions,
     ScoringOptions,
     SftOptions,
     SupervisedOptions,
@@ -67,6 +68,7 @@ def contradictions(
     for name, options in stages.items():
         key = f"stages.{name}"
         findings += _lengths(key, options, size, virtual_tokens(adapter))
+        findings += _sampling(f"{key}.sampling", getattr(options, "sampling", None))
         findings += adapter_in_stage(key, options, adapter, size.layers)
         if isinstance(options, ScoringOptions):
             findings += _layers(key, options, size)
@@ -120,6 +122,24 @@ def _lengths(key: str, options: StageOptions, size: Size, virtual: int) -> list[
     behind = f" behind {virtual} virtual ones" if virtual else ""
     what = f"{options.max_prompt} and {key}.{other}={answer} are more than the model's {room} tokens{behind}"
     return [Finding(f"{key}.max_prompt", what, f"try {key}.max_prompt={half} {key}.{other}={room - half}")]
+
+
+def _sampling(key: str, sampling: SamplingOptions | None) -> list[Finding]:
+    if sampling is None:
+        return []
+    findings: list[Finding] = []
+    most = sampling.max_new_tokens
+    if sampling.min_new_tokens > most:
+        what = f"{sampling.min_new_tokens} is more than {key}.max_new_tokens={most}"
+        findings.append(Finding(f"{key}.min_new_tokens", what, f"try {key}.min_new_tokens={most}"))
+    for name in ("top_k", "top_p", "min_p"):
+        value, default = getattr(sampling, name), SamplingOptions.model_fields[name].default
+        if sampling.temperature == 0 and value != default:
+            what = f"{value:g} is not read by {key}.temperature=0, which takes the most likely token"
+            back = "null" if default is None else f"{default:g}"
+            fix = f"try {key}.temperature=1, or {key}.{name}={back}"
+            findings.append(Finding(f"{key}.{name}", what, fix))
+    return findings
 
 
 def _sft(key: str, options: SftOptions) -> list[Finding]:

@@ -73,6 +73,10 @@ class Layout:
         """Tokens of the longest sequence."""
         return int(self.depths.max()) + 1
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, form: Form) -> Tensor:
+        """See `flat.Attends`; every layer sees the same. Probabilities rounded to bfloat16 would not do."""
+        return flat_attention(q.float(), k.float(), v.float(), self.segments, form)
+
 
 def layout(spans: Tensor) -> Layout:
     """The segments of a batch.

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,29 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from align.engine.attention import Form, Layout, flat_attention, layout
+from align.engine.attention import Form, layout
 from align.engine.batch import TokenBatch
 
 PREFIX = "align_"
 PLAIN = ("sdpa", "eager")  # what a model uses for everything that is no stream
 _streaming = False
+
+
+class Attends(Protocol):
+    """What knows which tokens of a stream belong together."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, form: Form) -> Tensor:
+        """Attention of one layer; those of a model follow one another.
+
+        Args:
+            q: [H, N, E] queries of H heads.
+            k: [G, N, E] keys, G heads of which each serves H / G heads of queries.
+            v: [G, N, E] values.
+            form: Scale, window and cap.
+
+        Returns:
+            [H, N, E].
+        """
 
 
 def prepare(body: nn.Module) -> bool:
@@ -54,12 +71,24 @@ def release(body: nn.Module) -> None:
 
 def hidden_states(body: nn.Module, batch: TokenBatch) -> Tensor:
     """[N, D] last hidden states of the model without its head, in the stream's order."""
-    device = next(body.parameters()).device
     how = layout(batch.spans)
+    return run(body, batch.ids, how.depths, how)
+
+
+def run(body: nn.Module, ids: Tensor, depths: Tensor, how: Attends) -> Tensor:
+    """[N, D] last hidden states of a stream.
+
+    Args:
+        body: A prepared model without its head.
+        ids: [N] tokens.
+        depths: [N] position of each in its sequence.
+        how: Its attention.
+    """
+    device = next(body.parameters()).device
     with _stream():
         out: Tensor = body(
-            input_ids=batch.ids[None].to(device),
-            position_ids=how.depths[None].to(device),
+            input_ids=ids[None].to(device),
+            position_ids=depths[None].to(device),
             use_cache=False,
             align_layout=how,
         ).last_hidden_state
@@ -92,15 +121,14 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *args: Any,
-    align_layout: Layout | None = None,
+    align_layout: Attends | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     if align_layout is None:
         return _plain(plain, module)(module, query, key, value, attention_mask, *args, **kwargs)
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
     form = Form(scale, kwargs.get("sliding_window"), kwargs.get("softcap"))
-    q, k, v = (x[0].float() for x in (query, key, value))  # probabilities rounded to bfloat16 would not do
-    out = flat_attention(q, k, v, align_layout.segments, form).to(query.dtype)
+    out = align_layout.attend(query[0], key[0], value[0], form).to(query.dtype)
     return out.transpose(0, 1)[None].contiguous(), None
 
 

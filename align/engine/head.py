@@ -119,6 +119,11 @@ def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, scale: float, b
     return z if scale == 1.0 else z.mul_(scale)
 
 
+def logits_of(states: Tensor, head: nn.Linear) -> Tensor:
+    """[S, V] logits in float32 of states [S, D], which are few: for many, use `token_logps`."""
+    return _logits(states, head.weight, head.bias, 1.0, _buffer(states, head.weight))
+
+
 def token_logps(
     states: Tensor,
     head: nn.Linear,

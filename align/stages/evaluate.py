@@ -22,6 +22,7 @@ from align.models.policy import Policy, load_template, open_policy
 from align.models.reward_model import open_reward_model
 from align.reward.baselines import BagOfWords
 from align.reward.score import answer_row, score_rows
+from align.rollout.ends import Ends
 from align.rollout.generate import generate
 from align.stages.answer_logps import summed
 from align.stages.base import Stage, starting_point
@@ -112,15 +113,9 @@ class Evaluate(Stage[EvaluateOptions]):
     def _sample(self, name: str, baseline: str) -> Answers:
         ctx, o = self.ctx, self.ctx.options
         policy = self._open(name)
-        rollouts = generate(
-            policy.plain,
-            self.prompts,
-            eos=self.template.eos_id,
-            max_new_tokens=o.sampling.max_new_tokens,
-            temperature=o.sampling.temperature,
-            seed=ctx.seed,
-        )
-        texts = [self.template.decode(list(r.text_ids(self.template.eos_id))) for r in rollouts]
+        ends = Ends.of(policy.plain, self.template, o.sampling.stop)
+        rollouts = generate(policy.plain, self.prompts, o.sampling, ends, seed=ctx.seed)
+        texts = [ends.text(rollout) for rollout in rollouts]
         kl = None
         if name != baseline:
             rows = [TokenRow(r.id, r.prompt, (Response(r.ids, (1.0,) * len(r.ids)),)) for r in rollouts]
@@ -140,21 +135,15 @@ class Evaluate(Stage[EvaluateOptions]):
         """
         ctx, o = self.ctx, self.ctx.options
         n, name, eos = o.best_of, o.policies[0], self.template.eos_id
-        rollouts = generate(
-            self._open(name).plain,
-            self.prompts,
-            eos=eos,
-            max_new_tokens=o.sampling.max_new_tokens,
-            temperature=o.sampling.temperature,
-            seed=ctx.seed,
-            samples=n,
-        )
+        model = self._open(name).plain
+        ends = Ends.of(model, self.template, o.sampling.stop)
+        rollouts = generate(model, self.prompts, o.sampling, ends, seed=ctx.seed, samples=n)
         reward = open_reward_model(ctx.inputs[o.reward], ctx.base, ctx.recipe.model.template, ctx.dtype)
         rows = [answer_row(f"{r.id}/{r.sample}", r.prompt, r.ids, eos) for r in rollouts]
         scores = torch.cat(score_rows(reward, rows, reward.budget(o.tokens_per_microbatch)))
         best = scores.view(len(self.prompts), n).argmax(1)
         chosen = [rollouts[i * n + k] for i, k in enumerate(best.tolist())]
-        texts = [self.template.decode(list(r.text_ids(eos))) for r in chosen]
+        texts = [ends.text(rollout) for rollout in chosen]
         kl = [math.log(n) - (n - 1) / n] * len(chosen)
         return f"{name}, best of {n}", Answers(
             texts, [list(r.ids) for r in chosen], [r.ended for r in chosen], kl

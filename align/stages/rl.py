@@ -99,15 +99,15 @@ class Rl(Stage[RlOptions]):
             with collector.policy.reference() as reference:
                 before = collector.sample(rows, self.ctx.seed, samples=1, model=reference)
         scores = [collector.score(part).values.tolist() for part in (before, after)]
-        eos, decode = self.template.eos_id, self.template.decode
+        decode, text = self.template.decode, collector.ends.text
         with (out / "samples.jsonl").open("w") as file:
             for i, row in enumerate(rows):
                 line = {
                     "id": row.id,
                     "source": row.source,
                     "prompt": decode(list(row.prompt)),
-                    "before": decode(list(before[i].text_ids(eos))),
-                    "after": decode(list(after[i].text_ids(eos))),
+                    "before": text(before[i]),
+                    "after": text(after[i]),
                     "score_before": scores[0][i],
                     "score_after": scores[1][i],
                 }

@@ -30,6 +30,7 @@ from align.reward.fit_head import fit_values
 from align.reward.score import answer_row
 from align.reward.shaping import Scale, overlong
 from align.reward.types import Answered, Scorer, Scores
+from align.rollout.ends import Ends
 from align.rollout.generate import generate
 from align.rollout.types import Rollout
 from align.stages.base import StageContext
@@ -88,6 +89,7 @@ class Collector:
         self.policy, self.scorer, self.critic = policy, scorer, critic
         self.prompts, self.texts = list(prompts), texts
         self.rounds: Work = ctx.work.side("rounds")
+        self.ends = Ends.of(policy.plain, policy.template, self.o.sampling.stop)
         self.eos, self.budget = policy.template.eos_id, policy.budget(self.o.tokens_per_microbatch)
         self.kl = KLController(self.o.kl_coef, self.o.kl_target, self.o.kl_horizon)
         self.scale = Scale(self.o.reward_scale, self.o.reward_clip)
@@ -160,26 +162,22 @@ class Collector:
         temperature: float | None = None,
     ) -> list[Rollout]:
         """Answers of the policy, or of another model."""
-        o = self.o.sampling
-        return generate(
-            model if model is not None else self.policy.plain,
-            prompts,
-            eos=self.eos,
-            max_new_tokens=o.max_new_tokens,
-            temperature=o.temperature if temperature is None else temperature,
-            seed=seed,
-            samples=samples,
+        how = (
+            self.o.sampling
+            if temperature is None
+            else self.o.sampling.model_copy(update={"temperature": temperature})
         )
+        model = model if model is not None else self.policy.plain
+        return generate(model, prompts, how, self.ends, seed=seed, samples=samples)
 
     def score(self, rollouts: Sequence[Rollout]) -> Scores:
         """Raw scores of S answers; a reward model reads them at EOS, which is put behind a cut answer."""
-        decode = self.policy.template.decode
         answers = []
         for r in rollouts:
             name = r.id.rpartition(PASS)[0]
             asked = self.texts[name if name in self.texts else r.id]
             row = answer_row(f"{r.id}/{r.sample}", r.prompt, r.ids, self.eos)
-            text = decode(list(r.text_ids(self.eos)))
+            text = self.ends.text(r)
             answers.append(Answered(row.id, asked.messages, text, row, r.ended, asked.facts))
         return self.scorer(answers)
 
@@ -290,7 +288,7 @@ class Collector:
     ) -> dict[str, float]:
         """What the round looked like, under the names the field knows."""
         rollouts, raw = sampled.rollouts, sampled.scores.values
-        texts = [self.policy.template.decode(list(r.text_ids(self.eos))) for r in rollouts]
+        texts = [self.ends.text(rollout) for rollout in rollouts]
         metrics = {
             "objective/scores": float(raw.mean()),
             "objective/scores_std": float(raw.std()) if len(raw) > 1 else 0.0,

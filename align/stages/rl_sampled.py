@@ -64,7 +64,7 @@ class Sampled:
         """As JSON, which gives every number back bit for bit."""
         return {
             "prompts": [[p.id, list(p.prompt), p.source] for p in self.prompts],
-            "rollouts": [[list(r.ids), list(r.logps), r.ended] for r in self.rollouts],
+            "rollouts": [[list(r.ids), list(r.logps), r.end] for r in self.rollouts],
             "scores": self.scores.values.tolist(),
             "parts": {name: part.tolist() for name, part in self.scores.parts.items()},
             "position": self.position,
@@ -76,8 +76,8 @@ class Sampled:
         prompts = [TokenRow(name, tuple(ids), (), source=source) for name, ids, source in state["prompts"]]
         owners = [(p, k) for p in prompts for k in range(size)]
         rollouts = [
-            Rollout(p.id, k, p.prompt, tuple(ids), tuple(logps), ended)
-            for (p, k), (ids, logps, ended) in zip(owners, state["rollouts"], strict=True)
+            Rollout(p.id, k, p.prompt, tuple(ids), tuple(logps), end)
+            for (p, k), (ids, logps, end) in zip(owners, state["rollouts"], strict=True)
         ]
         parts = {name: torch.tensor(part) for name, part in state["parts"].items()}
         return cls(prompts, rollouts, Scores(torch.tensor(state["scores"]), parts), state["position"])

@@ -22,6 +22,7 @@ from align.errors import DataError, Interrupted
 from align.models.policy import load_template, open_policy
 from align.models.reward_model import open_reward_model
 from align.reward.score import answer_row, score_rows
+from align.rollout.ends import Ends
 from align.rollout.generate import generate
 from align.rollout.types import Rollout
 from align.stages.base import Stage, starting_point
@@ -89,25 +90,17 @@ class Sample(Stage[SampleOptions]):
         reward = None
         if o.reward is not None:
             reward = open_reward_model(ctx.inputs[o.reward], ctx.base, ctx.recipe.model.template, ctx.dtype)
-        eos, decode = self.template.eos_id, self.template.decode
+        eos, ends = self.template.eos_id, Ends.of(policy.plain, self.template, o.sampling.stop)
         for number in missing:
             chunk, size = chunks[number], o.samples_per_prompt
-            rollouts = generate(
-                policy.plain,
-                chunk,
-                eos=eos,
-                max_new_tokens=o.sampling.max_new_tokens,
-                temperature=o.sampling.temperature,
-                seed=ctx.seed,
-                samples=size,
-            )
+            rollouts = generate(policy.plain, chunk, o.sampling, ends, seed=ctx.seed, samples=size)
             scores = [0.0] * len(rollouts)
             if reward is not None:
                 rows = [answer_row(f"{r.id}/{r.sample}", r.prompt, r.ids, eos) for r in rollouts]
                 scores = torch.cat(score_rows(reward, rows, reward.budget(o.tokens_per_microbatch))).tolist()
             log.append(
                 [
-                    (row.id, _told(rollouts[i * size :][:size], scores[i * size :][:size], eos, decode))
+                    (row.id, _told(rollouts[i * size :][:size], scores[i * size :][:size], ends))
                     for i, row in enumerate(chunk)
                 ]
             )
@@ -147,10 +140,10 @@ class Sample(Stage[SampleOptions]):
         }
 
 
-def _told(rollouts: Sequence[Rollout], scores: Sequence[float], eos: int, decode: Any) -> dict[str, Any]:
+def _told(rollouts: Sequence[Rollout], scores: Sequence[float], ends: Ends) -> dict[str, Any]:
     """What the log keeps of the answers to one prompt."""
     return {
-        "answers": [decode(list(r.text_ids(eos))) for r in rollouts],
+        "answers": [ends.text(r) for r in rollouts],
         "ended": [r.ended for r in rollouts],
         "scores": list(scores),
     }

@@ -102,6 +102,41 @@ def test_the_pair_that_is_named_works() -> None:
     assert keys(TINY, NONE, stage.model_copy(update={"max_prompt": 512, "max_answer": 512})) == []
 
 
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"min_new_tokens": 8, "max_new_tokens": 8}, None),
+        (
+            {"min_new_tokens": 9, "max_new_tokens": 8},
+            "@.min_new_tokens: 9 is more than @.max_new_tokens=8; try @.min_new_tokens=8",
+        ),
+        ({"top_k": 5, "top_p": 0.9, "min_p": 0.1}, None),
+        ({"temperature": 0.0, "stop": ["\n"], "min_new_tokens": 2}, None),
+        (
+            {"temperature": 0.0, "top_p": 0.9},
+            "@.top_p: 0.9 is not read by @.temperature=0, which takes the most likely token; "
+            "try @.temperature=1, or @.top_p=1",
+        ),
+        (
+            {"temperature": 0.0, "top_k": 5},
+            "@.top_k: 5 is not read by @.temperature=0, which takes the most likely token; "
+            "try @.temperature=1, or @.top_k=null",
+        ),
+        (
+            {"temperature": 0.0, "min_p": 0.1},
+            "@.min_p: 0.1 is not read by @.temperature=0, which takes the most likely token; "
+            "try @.temperature=1, or @.min_p=0",
+        ),
+    ],
+)
+def test_options_of_sampling_that_contradict_one_another(given: dict[str, object], line: str | None) -> None:
+    stage = EvaluateOptions.model_validate(
+        {"kind": "evaluate", "policies": ["base"], "reward": "r", "prompts": "p", "sampling": given}
+    )
+    found = [f"{f.key}: {f.what}; {f.fix}" for f in contradictions(HUB, NONE, {"s": stage})]
+    assert found == ([line.replace("@", "stages.s.sampling")] if line else [])
+
+
 def test_plackett_luce_has_no_margin() -> None:
     assert keys(HUB, NONE, reward(loss="plackett_luce", margin=0.5)) == ["stages.s.margin"]
     assert keys(HUB, NONE, reward(loss="plackett_luce")) == []

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from align.config.schema import AnyAdapter, NoAdapter
+from align.config.stages import SamplingOptions
 from align.data.types import Response, TokenRow
 from align.engine import flat
 from align.engine.batch import Budget, cut, pack
@@ -29,6 +30,7 @@ from align.models.critic import critic_of
 from align.models.export import _merge
 from align.models.policy import Policy, open_policy
 from align.models.reward_model import RewardModel, new_reward_model, open_reward_model
+from align.rollout.ends import Ends
 from align.rollout.generate import generate
 from align.stages.base import Artifact
 
@@ -208,7 +210,8 @@ def test_the_reference_stays_where_the_stage_started(
 def test_sampling_is_greedy_as_plain_peft_generates(base: Path, name: str) -> None:
     policy = open_policy(base, base, None, adapter(name))
     jolt(policy)
-    rolls = generate(policy.plain, ROWS, eos=2, max_new_tokens=6, temperature=0.0, seed=0, samples=2)
+    sampling = SamplingOptions(max_new_tokens=6, temperature=0.0)
+    rolls = generate(policy.plain, ROWS, sampling, Ends((2,)), seed=0, samples=2)
     for i, row in enumerate(ROWS):
         ids = torch.tensor([row.prompt])
         told = policy.model.generate(  # type: ignore[operator]

@@ -60,10 +60,10 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     wiser = {"sft": 0.25, "ppo": 1.0, "dpo": 0.0, "base": 9.0}
     monkeypatch.setattr(made, "_open", lambda name: Policy(wiser[name]))
 
-    def generate(model: Any, prompts: list[TokenRow], *, seed: int, temperature: float, **_: Any) -> Any:
-        assert (seed, temperature) == (11, 0.5), "the same draws for every policy"
+    def generate(model: Any, prompts: list[TokenRow], sampling: Any, ends: Any, *, seed: int) -> Any:
+        assert (seed, sampling.temperature) == (11, 0.5), "the same draws for every policy"
         return [
-            Rollout(p.id, 0, p.prompt, ids, (0.0,) * len(ids), ids[-1] == EOS)
+            Rollout(p.id, 0, p.prompt, ids, (0.0,) * len(ids), "eos" if ids[-1] == EOS else "length")
             for p in prompts
             for ids in (ANSWERS[p.id],)
         ]

@@ -119,7 +119,7 @@ class Scripted(Collector):
         self.seeds.append(seed)
         owners = [(p, k) for p in prompts for k in range(samples)]
         return [
-            Rollout(p.id, k, p.prompt, (*(5,) * (n - 1), EOS), (LOGP,) * n, True)
+            Rollout(p.id, k, p.prompt, (*(5,) * (n - 1), EOS), (LOGP,) * n, "eos")
             for (p, k), n in zip(owners, lengths, strict=True)
         ]
 

@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from align.artifacts.store import Artifact, Store
-from align.config.stages import RewardOptions
+from align.config.stages import RewardOptions, SamplingOptions
 from align.data import cards, tokenize
 from align.data.types import Response, TokenRow
 from align.models import adapters
 from align.models.policy import open_policy
 from align.models.reward_model import open_reward_model
 from align.reward.score import answer_row, score_rows
+from align.rollout.ends import Ends
 from align.rollout.generate import generate
 from align.run import main
 from align.stages.dpo_objective import Preference
@@ -351,10 +352,11 @@ def test_ppos_samples_are_of_its_starting_point_and_of_what_it_saved(tmp_path: P
         row.id: row for row in tokenize.prompts(data, reward.template, max_prompt=32, max_drop=0.0).rows
     }
     rows, eos = [prompts[line["id"]] for line in lines], reward.template.eos_id
+    sampling, ends = SamplingOptions(max_new_tokens=8), Ends((eos,), decode=reward.template.decode)
     for side, stage in (("before", "sft"), ("after", "ppo")):
         policy = open_policy(made[stage], base, "chatml", None)
-        answers = generate(policy.plain, rows, eos=eos, max_new_tokens=8, temperature=1.0, seed=5)
-        texts = [reward.template.decode(list(answer.text_ids(eos))) for answer in answers]
+        answers = generate(policy.plain, rows, sampling, ends, seed=5)
+        texts = [ends.text(answer) for answer in answers]
         assert [line[side] for line in lines] == texts
         scored = [answer_row(a.id, a.prompt, a.ids, eos) for a in answers]
         scores = torch.cat(score_rows(reward, scored, reward.budget(4096))).tolist()
