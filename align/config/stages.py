@@ -7,31 +7,14 @@ declared with `log_only=True` and does not enter the stage key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from align.config.base import LOG_ONLY, PolicyInput, RewardInput, Strict
 from align.config.losses import LOSSES, Divergence, weights_of
-
-
-@dataclass(frozen=True)
-class Input:
-    """Marks an option as the name of a stage whose artifact is of `kind`; `base` names the base model."""
-
-    kind: Literal["policy", "reward"]
-
-
-PolicyInput = Annotated[str, Input("policy")]
-RewardInput = Annotated[str, Input("reward")]
-LOG_ONLY: dict[str, Any] = {"log_only": True}
-
-
-class Strict(BaseModel):
-    """A closed set of keys; numbers must be finite; strings are not turned into numbers or back."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+from align.config.rewards import Rewards
 
 
 class DataRef(Strict):
@@ -251,7 +234,7 @@ class PpoOptions(TrainingOptions):
 
     kind: Literal["ppo"]
     policy: PolicyInput = Field(description="policy to start from; also the reference")
-    reward: RewardInput = Field(description="gives the score; the critic starts from it")
+    reward: Rewards = Field(description="a reward model, or {name: component, ...} whose scores are added")
     prompts: Data = Field(description="prompts, or data whose prompts are used")
     lr: float = Field(1e-5, gt=0, lt=1, description="peak learning rate")
     critic_lr: float | None = Field(None, gt=0, lt=1, description="default: 3 x lr")
