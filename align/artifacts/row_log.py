@@ -61,7 +61,7 @@ class RowLog:
             whole = blob[: blob.rfind(b"\n") + 1]
             if len(whole) < len(blob):  # what comes next starts a line of its own
                 os.truncate(self.path, len(whole))
-        for line in whole.decode("utf-8", errors="replace").splitlines():
+        for line in whole.decode("utf-8", errors="replace").split("\n"):
             digest, _, text = line.partition(" ")
             if digest == _hash(text):
                 name, row = json.loads(text)

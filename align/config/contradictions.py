@@ -14,12 +14,12 @@ from align.config.adapter_contradictions import (
     adapter_in_stage,
     virtual_tokens,
 )
-from align.config.base import StageOptions
+from align.config.base import SamplingOptions, StageOptions
 from align.config.engines import not_taken
 from align.config.losses import LOSSES, Traits, weights_of
 from align.config.refuse import Finding
-from align.config.rl_contradictions import rl
-from align.config.rl_options import RlOptions
+from align.config.rl_contradictions import rl, sample
+from align.config.rl_options import RlOptions, SampleOptions
 from align.config.schema import PathModel, TinyModel
 from align.config.stages import (
     DpoOptions,
@@ -27,7 +27,6 @@ from align.config.stages import (
     KtoOptions,
     ProcessRewardOptions,
     RewardOptions,
-    SamplingOptions,
     ScoringOptions,
     SftOptions,
     SupervisedOptions,
@@ -86,6 +85,8 @@ def contradictions(
             findings += _kto(key, options)
         if isinstance(options, RlOptions):
             findings += rl(key, options, stages)
+        if isinstance(options, SampleOptions):
+            findings += sample(key, options)
         if isinstance(options, EvaluateOptions):
             findings += _evaluate(key, options)
     return findings

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from align.config.base import Input, StageOptions
@@ -20,6 +21,8 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 def inputs_of(options: StageOptions) -> dict[str, list[str]]:
     """Option -> names of the stages that it reads, `base` left out; options that read none are left out.
+
+    An option inside a named component stands under its path, such as `reward.helpful.model`.
 
     Example:
         >>> from align.config.stages import DpoOptions
@@ -64,15 +67,24 @@ def check_graph(stages: Mapping[str, StageOptions], kinds: Mapping[str, str]) ->
     return findings + _check_circles(stages)
 
 
-def _references(options: StageOptions) -> Iterator[tuple[str, str, str]]:
-    """(option, kind of artifact wanted, name of the stage) for each input."""
+def _references(options: BaseModel, above: str = "") -> Iterator[tuple[str, str, str]]:
+    """(option, kind of artifact wanted, name of the stage) for each input, those of named components too."""
     for field, info in type(options).model_fields.items():
         marker = _marker(info)
         value = getattr(options, field)
-        if marker is None or value is None:
-            continue
-        for name in value if isinstance(value, list) else [value]:
-            yield field, marker.kind, name
+        if isinstance(value, dict):
+            components = {name: part for name, part in value.items() if isinstance(part, BaseModel)}
+            for name, part in components.items():
+                yield from _references(part, f"{above}{field}.{name}.")
+        elif isinstance(value, BaseModel):
+            yield from _references(value, f"{above}{field}.")
+        elif isinstance(value, list) and any(isinstance(part, BaseModel) for part in value):
+            for place, part in enumerate(value):
+                if isinstance(part, BaseModel):
+                    yield from _references(part, f"{above}{field}.{place}.")
+        elif marker is not None and value is not None:
+            for name in value if isinstance(value, list) else [value]:
+                yield f"{above}{field}", marker.kind, name
 
 
 def _marker(info: FieldInfo) -> Input | None:
@@ -132,7 +144,8 @@ def _missing_edge(name: str, kinds: Mapping[str, str], wanted: str) -> str:
         return f"choose {', '.join(makers)}"
     if wanted == "policy":
         return "choose base"
-    return f"add the stage: {wanted} (kind: {wanted}) -> {name}"
+    kind = "sample" if wanted == "dataset" else wanted
+    return f"add the stage: {wanted} (kind: {kind}) -> {name}"
 
 
 def _check_circles(stages: Mapping[str, StageOptions]) -> list[Finding]:

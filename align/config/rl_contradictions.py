@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from align.config.refuse import Finding
+from align.config.reward_contradictions import reward_alone
 from align.config.rewards import model_of, models_of
-from align.config.rl_options import GROUPED, RlOptions
+from align.config.rl_options import GROUPED, RlOptions, SampleOptions
 from align.config.stages import ProcessRewardOptions
 
 CRITIC = ("lam", "critic", "critic_lr", "critic_init", "critic_warmup", "value_clip")
@@ -17,7 +18,28 @@ PER_TOKEN = ("gae", "reinforce_pp", "remax")
 
 def rl(key: str, o: RlOptions, stages: Mapping[str, BaseModel]) -> list[Finding]:
     """What cannot go together in a stage of kind `rl`."""
-    return _not_read(key, o) + _groups(key, o) + _kl(key, o) + _critic(key, o, stages) + _lengths(key, o)
+    return (
+        reward_alone(f"{key}.reward", o.reward)
+        + _not_read(key, o)
+        + _groups(key, o)
+        + _kl(key, o)
+        + _critic(key, o, stages)
+        + _lengths(key, o)
+    )
+
+
+def sample(key: str, o: SampleOptions) -> list[Finding]:
+    """What cannot go together in a stage of kind `sample`."""
+    findings = [] if o.reward is None else reward_alone(f"{key}.reward", o.reward)
+    if o.reward is None and (o.keep == "ranking" or o.min_score is not None):
+        name = "keep" if o.keep == "ranking" else "min_score"
+        what = f"{_shown(getattr(o, name))} compares scores, and {key}.reward gives none"
+        back = "best" if name == "keep" else "null"
+        findings.append(Finding(f"{key}.{name}", what, f"name a reward, or try {key}.{name}={back}"))
+    if o.keep == "ranking" and o.samples_per_prompt == 1:
+        what = f"1 is no ranking, which {key}.keep asks for"
+        findings.append(Finding(f"{key}.samples_per_prompt", what, f"try {key}.samples_per_prompt=4"))
+    return findings
 
 
 def _not_read(key: str, o: RlOptions) -> list[Finding]:

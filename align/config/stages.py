@@ -16,13 +16,13 @@ from align.config.base import (
     LOG_ONLY,
     Data,
     PolicyInput,
-    RewardInput,
     SamplingOptions,
     StageOptions,
     Tokens,
     TrainingOptions,
 )
 from align.config.losses import LOSSES, Divergence, weights_of
+from align.config.rewards import Rewards
 from align.config.rl_options import RlOptions, SampleOptions
 
 
@@ -184,7 +184,7 @@ class EvaluateOptions(StageOptions):
     policies: list[PolicyInput] = Field(
         min_length=1, description="the first is the baseline of the comparison"
     )
-    reward: RewardInput = Field(description="the score that was optimised")
+    reward: Rewards = Field(description="the score that was optimised, as in kind rl")
     prompts: Data = Field(description="prompts; their held-out part is used")
     judge: Data | None = Field(
         None, description="rankings for the second judge, a bag of words on human ratings"

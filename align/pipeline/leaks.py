@@ -7,7 +7,7 @@ to compare. Leaks within the data of one stage are refused where they are read, 
 
 from __future__ import annotations
 
-from align.config.base import Data, DataRef, StageOptions
+from align.config.base import Data, StageOptions
 from align.config.schema import Recipe
 from align.config.stages import EvaluateOptions
 from align.data import cards
@@ -44,11 +44,11 @@ def leaks(recipe: Recipe) -> list[DataError]:
 
 def _uses(options: StageOptions) -> list[tuple[str, Data]]:
     """Option -> data, without rows of stages: their prompts are those that the stage was given."""
-    found = []
+    found: list[tuple[str, Data]] = []
     for field in data_fields(options):
         refs = [ref for ref in cards.references(getattr(options, field)) if ref.stage is None]
         if refs:
-            found.append((field, list[str | DataRef](refs)))
+            found.append((field, [*refs]))
     return found
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from align.config.stages import SamplingOptions
+from align.config.base import SamplingOptions
 from align.data.types import TokenRow
 from align.rollout.ends import Ends
 from align.rollout.sampling import choose, uniforms

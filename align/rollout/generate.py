@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from align.config.stages import SamplingOptions
+from align.config.base import SamplingOptions
 from align.data.types import TokenRow
 from align.engine import flat
 from align.errors import is_out_of_memory, warn_once

@@ -19,12 +19,13 @@ from align.engine.batch import TokenBatch, by_row
 from align.errors import Interrupted
 from align.evals import compare
 from align.models.policy import Policy, load_template, open_policy
-from align.models.reward_model import open_reward_model
 from align.reward.baselines import BagOfWords
-from align.reward.score import answer_row, score_rows
+from align.reward.open import Models, open_scorer
+from align.reward.types import Scorer
 from align.rollout.ends import Ends
 from align.rollout.generate import generate
 from align.stages.answer_logps import summed
+from align.stages.answered import answered, plain
 from align.stages.base import Stage, starting_point
 
 CONSTANT = "constant refusal"
@@ -138,9 +139,8 @@ class Evaluate(Stage[EvaluateOptions]):
         model = self._open(name).plain
         ends = Ends.of(model, self.template, o.sampling.stop)
         rollouts = generate(model, self.prompts, o.sampling, ends, seed=ctx.seed, samples=n)
-        reward = open_reward_model(ctx.inputs[o.reward], ctx.base, ctx.recipe.model.template, ctx.dtype)
-        rows = [answer_row(f"{r.id}/{r.sample}", r.prompt, r.ids, eos) for r in rollouts]
-        scores = torch.cat(score_rows(reward, rows, reward.budget(o.tokens_per_microbatch)))
+        asked = [self.texts[p.id] for p in self.prompts for _ in range(n)]
+        scores = self._scorer()(answered(rollouts, asked, ends, eos)).values
         best = scores.view(len(self.prompts), n).argmax(1)
         chosen = [rollouts[i * n + k] for i, k in enumerate(best.tolist())]
         texts = [ends.text(rollout) for rollout in chosen]
@@ -163,13 +163,20 @@ class Evaluate(Stage[EvaluateOptions]):
 
         return torch.cat(by_row(rows, policy.budget(o.tokens_per_microbatch), read)).tolist()
 
+    def _scorer(self) -> Scorer:
+        ctx, o = self.ctx, self.ctx.options
+        template = ctx.recipe.model.template
+        return open_scorer(
+            o.reward, Models(ctx.inputs, ctx.base, template, ctx.dtype, o.tokens_per_microbatch)
+        )
+
     def _rewards(self, answers: dict[str, Answers]) -> dict[str, list[float]]:
-        ctx, o, eos = self.ctx, self.ctx.options, self.template.eos_id
-        reward = open_reward_model(ctx.inputs[o.reward], ctx.base, ctx.recipe.model.template, ctx.dtype)
+        scorer, eos = self._scorer(), self.template.eos_id
         found = {}
         for name, a in answers.items():
-            rows = [answer_row(p.id, p.prompt, ids, eos) for p, ids in zip(self.prompts, a.ids, strict=True)]
-            found[name] = torch.cat(score_rows(reward, rows, reward.budget(o.tokens_per_microbatch))).tolist()
+            parts = zip(self.prompts, a.texts, a.ids, a.ended, strict=True)
+            rows = [plain(self.texts[p.id], p, text, ids, ended, eos) for p, text, ids, ended in parts]
+            found[name] = scorer(rows).values.tolist()
         return found
 
     def _judge(self, answers: dict[str, Answers]) -> dict[str, list[float]] | None:

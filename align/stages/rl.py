@@ -39,8 +39,13 @@ class Rl(Stage[RlOptions]):
         self.imitated: Sequence[TokenRow] = ()
         if o.ptx_data is not None:
             talks = cards.load(o.ptx_data, "conversations", "train", max_drop=o.max_drop)
-            limits = {"max_prompt": o.max_prompt, "max_answer": o.sampling.max_new_tokens}
-            self.imitated = tokenize.conversations(talks, self.template, max_drop=o.max_drop, **limits).rows
+            self.imitated = tokenize.conversations(
+                talks,
+                self.template,
+                max_prompt=o.max_prompt,
+                max_answer=o.sampling.max_new_tokens,
+                max_drop=o.max_drop,
+            ).rows
         return o.iterations * o.epochs * o.minibatches
 
     def run(self, out: Path) -> dict[str, Any]:

@@ -27,12 +27,12 @@ from align.objectives.advantage import gae, token_rewards
 from align.objectives.kl import k1, k2, k3
 from align.objectives.value import explained_variance
 from align.reward.fit_head import fit_values
-from align.reward.score import answer_row
 from align.reward.shaping import Scale, overlong
-from align.reward.types import Answered, Scorer, Scores
+from align.reward.types import Scorer, Scores
 from align.rollout.ends import Ends
 from align.rollout.generate import generate
 from align.rollout.types import Rollout
+from align.stages.answered import answered
 from align.stages.base import StageContext
 from align.stages.rl_advantage import Earned, advantages
 from align.stages.rl_sampled import Group, Sampled, groups_of
@@ -172,14 +172,9 @@ class Collector:
 
     def score(self, rollouts: Sequence[Rollout]) -> Scores:
         """Raw scores of S answers; a reward model reads them at EOS, which is put behind a cut answer."""
-        answers = []
-        for r in rollouts:
-            name = r.id.rpartition(PASS)[0]
-            asked = self.texts[name if name in self.texts else r.id]
-            row = answer_row(f"{r.id}/{r.sample}", r.prompt, r.ids, self.eos)
-            text = self.ends.text(r)
-            answers.append(Answered(row.id, asked.messages, text, row, r.ended, asked.facts))
-        return self.scorer(answers)
+        names = [r.id.rpartition(PASS)[0] for r in rollouts]
+        asked = [self.texts[n if n in self.texts else r.id] for n, r in zip(names, rollouts, strict=True)]
+        return self.scorer(answered(rollouts, asked, self.ends, self.eos))
 
     def _prompts(self, position: int, count: int) -> list[TokenRow]:
         """The next prompts: a window over reshuffled passes, a pure function of (seed, position).
@@ -308,9 +303,9 @@ class Collector:
         for name, part in sampled.scores.parts.items():
             metrics[f"reward/{name}"] = float(part.mean())
         for source in sorted({row.source for row in rows}):
-            part = [i for i, row in enumerate(rows) if row.source == source]
-            metrics[f"objective/scores/{source}"] = float(raw[part].mean())
-            metrics[f"response/refusal_rate/{source}"] = sum(is_refusal(texts[i]) for i in part) / len(part)
+            those = [i for i, row in enumerate(rows) if row.source == source]
+            metrics[f"objective/scores/{source}"] = float(raw[those].mean())
+            metrics[f"response/refusal_rate/{source}"] = sum(is_refusal(texts[i]) for i in those) / len(those)
         return metrics
 
     # --- what lasts -------------------------------------------------------------------------------------

@@ -20,11 +20,11 @@ from align.data import cards, tokenize
 from align.data.types import TokenRow
 from align.errors import DataError, Interrupted
 from align.models.policy import load_template, open_policy
-from align.models.reward_model import open_reward_model
-from align.reward.score import answer_row, score_rows
+from align.reward.open import Models, open_scorer
 from align.rollout.ends import Ends
 from align.rollout.generate import generate
 from align.rollout.types import Rollout
+from align.stages.answered import answered
 from align.stages.base import Stage, starting_point
 
 CHUNK = 48  # answers; a chunk is always sampled as a whole, so that a resumed stage computes the same bits
@@ -41,7 +41,7 @@ class Sample(Stage[SampleOptions]):
         self.template = load_template(self.ctx.base, self.ctx.recipe.model.template)
         data = cards.load(o.prompts, "prompts", "train", max_drop=o.max_drop)
         data.rows = data.rows[: o.limit]
-        self.texts = {row.id: row.messages for row in data.rows}
+        self.texts = {row.id: row for row in data.rows}
         self.prompts = tokenize.prompts(
             data, self.template, max_prompt=o.max_prompt, max_drop=o.max_drop
         ).rows
@@ -87,17 +87,20 @@ class Sample(Stage[SampleOptions]):
         policy = open_policy(
             starting_point(ctx, o.policy), ctx.base, ctx.recipe.model.template, None, dtype=ctx.dtype
         )
-        reward = None
+        scorer = None
         if o.reward is not None:
-            reward = open_reward_model(ctx.inputs[o.reward], ctx.base, ctx.recipe.model.template, ctx.dtype)
+            template = ctx.recipe.model.template
+            scorer = open_scorer(
+                o.reward, Models(ctx.inputs, ctx.base, template, ctx.dtype, o.tokens_per_microbatch)
+            )
         eos, ends = self.template.eos_id, Ends.of(policy.plain, self.template, o.sampling.stop)
         for number in missing:
             chunk, size = chunks[number], o.samples_per_prompt
             rollouts = generate(policy.plain, chunk, o.sampling, ends, seed=ctx.seed, samples=size)
             scores = [0.0] * len(rollouts)
-            if reward is not None:
-                rows = [answer_row(f"{r.id}/{r.sample}", r.prompt, r.ids, eos) for r in rollouts]
-                scores = torch.cat(score_rows(reward, rows, reward.budget(o.tokens_per_microbatch))).tolist()
+            if scorer is not None:
+                asked = [self.texts[row.id] for row in chunk for _ in range(size)]
+                scores = scorer(answered(rollouts, asked, ends, eos)).values.tolist()
             log.append(
                 [
                     (row.id, _told(rollouts[i * size :][:size], scores[i * size :][:size], ends))
@@ -113,7 +116,7 @@ class Sample(Stage[SampleOptions]):
     def _row(self, prompt: TokenRow, found: dict[str, Any]) -> dict[str, Any] | None:
         """One line of the data set; None where nothing of the prompt is kept."""
         o = self.ctx.options
-        turns = [{"role": turn.role, "content": turn.content} for turn in self.texts[prompt.id]]
+        turns = [{"role": turn.role, "content": turn.content} for turn in self.texts[prompt.id].messages]
         usable = [
             i
             for i, text in enumerate(found["answers"])

@@ -153,9 +153,12 @@ def test_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_is_our_own(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags) == 0
     printed = capsys.readouterr().out
-    assert "recipe: dpo, dpo_listwise, kto, orpo, prompt_tuning, reward, rlhf, sft, simpo, smoke" in printed
+    assert (
+        "recipe: best_of_n, dpo, dpo_listwise, grpo, iterative_dpo, kto, orpo, ppo, "
+        "prompt_tuning, reinforce_pp, rejection_sampling, reward, rlhf, rloo, sft, simpo, smoke"
+    ) in printed
     assert "model: hub, llama3_1_8b" in printed
-    assert "stage: dpo, evaluate, kto, ppo, process_reward, reward, sft" in printed
+    assert "stage: dpo, evaluate, kto, process_reward, reward, rl, sample, sft" in printed
     assert "align export=STAGE" in printed
     assert "$" not in printed.replace('"$(align', "")
 
@@ -290,5 +293,5 @@ def test_the_module_runs_as_the_script_does() -> None:
         env=environment,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("command line: recipe: there is no recipe 'nope'; choose one of dpo, ")
+    assert done.stderr.startswith("command line: recipe: there is no recipe 'nope'; choose one of best_of_n, dpo, ")
     assert done.stdout == ""

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from align.reward.scorers.models import model_scorer
 from transformers import PreTrainedModel
 
 from align.artifacts.store import Artifact
@@ -25,6 +24,8 @@ from align.models.critic import NAME, critic_of
 from align.models.policy import REFERENCE, open_policy
 from align.models.reward_model import new_reward_model, open_reward_model
 from align.models.sources import materialise
+from align.reward.scorers.models import model_scorer
+from align.rollout.ends import Ends
 from align.stages.rl_round import Collector
 from align.stages.rl_task import RlTask
 
@@ -74,6 +75,8 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> RlTask:
     answers = [set(row.responses[0].ids) for row in collector.collect(1).rows]
     half = len(answers) / 2
     collector.eos = min(sorted(set.union(*answers)), key=lambda t: abs(sum(t in a for a in answers) - half))
+    collector.ends = Ends((collector.eos,), (), str)
+    collector.rounds = Work(folder / "anew", "k" * 64)  # what is kept of the round was drawn with another EOS
     return task
 
 

@@ -11,7 +11,10 @@ SFT = "stages:\n  sft:\n    kind: sft\n    data: talks\n"  # key 5 of the stage 
 LR = "give a number above 0 and below 1"
 SEED = f"give a whole number at least 0 and at most {2**63 - 1}"
 AT = "my/recipe/mine.yaml"
-RECIPES = "dpo, dpo_listwise, kto, orpo, prompt_tuning, reward, rlhf, sft, simpo, smoke"
+RECIPES = (
+    "best_of_n, dpo, dpo_listwise, grpo, iterative_dpo, kto, orpo, ppo, "
+    "prompt_tuning, reinforce_pp, rejection_sampling, reward, rlhf, rloo, sft, simpo, smoke"
+)
 
 # (name, overrides, the lines that are shown)
 TYPED: list[tuple[str, list[str], list[str]]] = [
@@ -109,7 +112,7 @@ TYPED: list[tuple[str, list[str], list[str]]] = [
         ["seed=[1"],
         ["'seed' is not followed by a value that can be read; quote it: 'key=\"value\"'"],
     ),
-    ("nameless stage", ["stage=ppo"], ["stage: a stage needs a name; write +stage@stages.NAME=KIND"]),
+    ("nameless stage", ["stage=rl"], ["stage: a stage needs a name; write +stage@stages.NAME=KIND"]),
     ("half a model", ["model.kind=tiny"], ["model.kind: a model is chosen as a whole; write model=NAME"]),
     (
         "heads",

@@ -32,7 +32,7 @@ def test_keys_of_a_stage_of_ones_own(folder: Path, command: Callable[..., Any]) 
 def test_keys_alone_lists_everything(command: Callable[..., Any]) -> None:
     everything = keys_in(command("keys=").out)
     assert {"seed", "runs", "model.path", "adapter.top_layers", "hardware.threads"} <= set(everything)
-    assert {"stages.sft.lr", "stages.ppo.kl_coef", "stages.evaluate.policies"} <= set(everything)
+    assert {"stages.sft.lr", "stages.rl.kl_coef", "stages.evaluate.policies"} <= set(everything)
     assert everything == keys_in(command("keys").out)
 
 

@@ -19,8 +19,8 @@ from transformers import (
     Qwen3Config,
 )
 
+from align.config.base import SamplingOptions
 from align.config.schema import AnyAdapter, NoAdapter
-from align.config.stages import SamplingOptions
 from align.data.types import Response, TokenRow
 from align.engine import flat
 from align.engine.batch import Budget, cut, pack

@@ -13,7 +13,7 @@ from torch import Tensor
 from align.objectives.advantage import gae
 from align.objectives.likelihood import nll
 from align.objectives.pairs import Knobs, Pairs
-from align.objectives.policy import clipped_ratio
+from align.objectives.policy import clipped_ratio, log_ratio
 from align.objectives.preference import listwise_loss, preference_loss
 from align.objectives.ranking import bradley_terry, centring, plackett_luce
 from align.objectives.reduce import Loss, Metric, merge
@@ -69,8 +69,8 @@ def _losses(seed: int) -> dict[str, tuple[Tensor, Callable[[Tensor, slice], Loss
         "centring": (x, lambda a, p: centring(a[p], mask[p])),
         "pairs": (x, lambda a, p: preference_loss(_pairs(a[p], y[p]), PAIRS, Knobs(0.5, 0.1))),
         "listwise": (x, lambda a, p: listwise_loss(a[p], y[p], tiers[p], mask[p], LISTS, 0.5)),
-        "policy": (x, lambda a, p: clipped_ratio(a[p], y[p], z[p], mask[p], 0.2)),
-        "value": (x, lambda a, p: clipped_value(a[p], y[p], z[p], mask[p], 0.2)),
+        "policy": (x, lambda a, p: clipped_ratio(log_ratio(a[p], y[p]), z[p], weights[p], 0.2)),
+        "value": (x, lambda a, p: clipped_value(a[p], y[p], z[p], weights[p], 0.2)),
     }
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from align.reward.types import Answered, Scores
 from torch import Tensor
 
 from align.artifacts.work import Work
@@ -20,6 +19,7 @@ from align.config.rl_options import RlOptions
 from align.data.types import Prompt, TokenRow
 from align.engine.batch import Budget, TokenBatch
 from align.errors import NumericsError
+from align.reward.types import Answered, Scores
 from align.rollout.types import Rollout
 from align.stages import rl_round
 from align.stages.rl_round import Collector
@@ -89,7 +89,9 @@ class Scripted(Collector):
             trainable=dict, mean=0.0, std=1.0, values=lambda b: torch.zeros(len(b.targets))
         )
         prompts = [TokenRow(f"p{n}", (7,) * (n + 1), (), source=f"s{n % 2}") for n in range(count // 2)]
-        work = options_work or SimpleNamespace(side=lambda name: Forgetful())
+        work = options_work or SimpleNamespace(
+            side=lambda name: Forgetful(), metrics=SimpleNamespace(rows=list)
+        )
         self.ctx: Any = SimpleNamespace(
             options=o,
             seed=options.get("seed", 0),
@@ -389,7 +391,9 @@ def test_samples_that_were_paid_for_are_not_drawn_again(tmp_path: Path) -> None:
 def test_answers_that_were_cut_can_be_left_out_of_the_loss() -> None:
     rounds = Scripted([[3, 5, 4, 6]], drop_cut=True, epochs=1, minibatches=1, **PLAIN)
     sample = rounds.sample
-    rounds.sample = lambda *a, **k: [replace(r, ended=i != 1) for i, r in enumerate(sample(*a, **k))]  # type: ignore
+    rounds.sample = lambda *a, **k: [
+        replace(r, end="length" if i == 1 else "eos") for i, r in enumerate(sample(*a, **k))
+    ]  # type: ignore
     _, count = (task := rounds.task).micros(0)
     assert task.now is not None
     assert task.now.learns.tolist() == [True, False, True, True]

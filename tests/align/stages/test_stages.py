@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from align.artifacts.store import Artifact, Store
-from align.config.stages import RewardOptions, SamplingOptions
+from align.config.base import SamplingOptions
+from align.config.stages import RewardOptions
 from align.data import cards, tokenize
 from align.data.types import Response, TokenRow
 from align.models import adapters

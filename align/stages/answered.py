@@ -1,0 +1,28 @@
+"""Sampled answers in the form that scorers read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from align.data.types import Prompt, TokenRow
+from align.reward.score import answer_row
+from align.reward.types import Answered
+from align.rollout.ends import Ends
+from align.rollout.types import Rollout
+
+
+def answered(rollouts: Sequence[Rollout], asked: Sequence[Prompt], ends: Ends, eos: int) -> list[Answered]:
+    """Each rollout with the prompt it answers; EOS, where a reward model reads, is put behind a cut answer."""
+    found = []
+    for rollout, prompt in zip(rollouts, asked, strict=True):
+        row = answer_row(f"{rollout.id}/{rollout.sample}", rollout.prompt, rollout.ids, eos)
+        text = ends.text(rollout)
+        found.append(Answered(row.id, prompt.messages, text, row, rollout.ended, prompt.facts))
+    return found
+
+
+def plain(prompt: Prompt, row: TokenRow, text: str, ids: Sequence[int], ended: bool, eos: int) -> Answered:
+    """An answer that was not sampled just now."""
+    return Answered(
+        row.id, prompt.messages, text, answer_row(row.id, row.prompt, ids, eos), ended, prompt.facts
+    )
