@@ -14,7 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from align.config.base import DataRef, StageOptions, TrainingOptions
+from align.config.base import Data, DataRef, StageOptions, TrainingOptions
 from align.config.graph import BASE, inputs_of
 from align.config.rewards import REWARDS_FROM, FunctionReward
 from align.config.schema import Recipe
@@ -167,12 +167,18 @@ def _key(name: str, keys: Mapping[str, str]) -> str:
     return BASE if name == BASE else keys[name]
 
 
+def without_stages(data: Data) -> list[str | DataRef]:
+    """Of what is named, all but the rows of stages."""
+    named = data if isinstance(data, list) else [data]
+    return [ref for ref in named if not (isinstance(ref, DataRef) and ref.stage is not None)]
+
+
 def _data(field: str, value: Any) -> dict[str, Any]:
     """Content of the data, in order; where it lies does not count, how it is read does.
 
     Rows of stages are inputs.
     """
-    plain: list[str | DataRef] = [ref for ref in cards.references(value) if ref.stage is None]
+    plain = without_stages(value)
     found = {
         f"{DATA}{field}.{i}": f"{name} {digest}"
         for i, (name, digest) in enumerate(cards.identity(plain).items() if plain else ())

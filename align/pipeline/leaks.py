@@ -12,7 +12,7 @@ from align.config.schema import Recipe
 from align.config.stages import EvaluateOptions
 from align.data import cards
 from align.errors import DataError
-from align.pipeline.ingredients import data_fields
+from align.pipeline.ingredients import data_fields, without_stages
 
 SHOWN = 50  # characters of a prompt in a message
 
@@ -46,9 +46,9 @@ def _uses(options: StageOptions) -> list[tuple[str, Data]]:
     """Option -> data, without rows of stages: their prompts are those that the stage was given."""
     found: list[tuple[str, Data]] = []
     for field in data_fields(options):
-        refs = [ref for ref in cards.references(getattr(options, field)) if ref.stage is None]
-        if refs:
-            found.append((field, [*refs]))
+        named = without_stages(getattr(options, field))
+        if named:
+            found.append((field, named))
     return found
 
 

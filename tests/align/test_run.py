@@ -293,5 +293,7 @@ def test_the_module_runs_as_the_script_does() -> None:
         env=environment,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("command line: recipe: there is no recipe 'nope'; choose one of best_of_n, dpo, ")
+    assert done.stderr.startswith(
+        "command line: recipe: there is no recipe 'nope'; choose one of best_of_n, dpo, "
+    )
     assert done.stdout == ""

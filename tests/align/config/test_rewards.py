@@ -28,7 +28,7 @@ stages:
   rm: {kind: reward, data: r}
   r2: {kind: reward, data: r, seed: 1}
   rl:
-    kind: ppo
+    kind: rl
     policy: base
     prompts: p
     reward:

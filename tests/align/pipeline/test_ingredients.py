@@ -25,7 +25,7 @@ def key(recipe: Recipe, name: str, keys: dict[str, str] = KEYS) -> str:
 
 def test_what_is_in(make_recipe: Any) -> None:
     found = of(make_recipe(), "ppo")
-    assert found["kind"] == "ppo"
+    assert found["kind"] == "rl"
     assert found["kl_coef"] == 0.05
     assert found["sampling.temperature"] == 1.0
     assert found["seed"] == 0

@@ -27,7 +27,7 @@ SCRIPT = """
 import os, random, signal, sys, time
 import torch
 from align.run import main
-from align.stages import evaluate, ppo, reward, sft
+from align.stages import evaluate, reward, rl, sft
 
 torch.set_num_threads(1)
 

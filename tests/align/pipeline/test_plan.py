@@ -42,7 +42,7 @@ def statuses(plan: Plan) -> dict[str, str]:
 def test_everything_is_new_at_first(make_recipe: Any, store: Store, fake_stage: Any) -> None:
     plan = build(make_recipe(), store)
     assert statuses(plan) == {"sft": "new", "rm": "new", "ppo": "new", "eval": "new"}
-    assert [row.kind for row in plan.rows] == ["sft", "reward", "ppo", "evaluate"]
+    assert [row.kind for row in plan.rows] == ["sft", "reward", "rl", "evaluate"]
     assert [row.output for row in plan.rows] == ["policy", "reward", "policy", "evaluation"]
     assert [row.inputs for row in plan.rows] == [[], ["sft"], ["sft", "rm"], ["sft", "ppo", "rm"]]
     assert [row.steps for row in plan.rows] == [7] * 4

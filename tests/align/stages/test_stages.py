@@ -20,6 +20,7 @@ from align.models import adapters
 from align.models.policy import open_policy
 from align.models.reward_model import open_reward_model
 from align.reward.score import answer_row, score_rows
+from align.reward.types import Scores
 from align.rollout.ends import Ends
 from align.rollout.generate import generate
 from align.run import main
@@ -368,7 +369,7 @@ def test_ppos_samples_are_of_its_starting_point_and_of_what_it_saved(tmp_path: P
 def test_ppo_refuses_a_reward_that_tells_no_answers_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Collector, "score", lambda task, rollouts: torch.full((len(rollouts),), 0.5))
+    monkeypatch.setattr(Collector, "score", lambda task, rollouts: Scores(torch.full((len(rollouts),), 0.5)))
     ppo = {
         "kind": "rl", "policy": "base", "reward": "reward", "prompts": "everyday_prompts", "max_prompt": 32,
         "prompts_per_iteration": 4, "iterations": 1, "sampling": {"max_new_tokens": 4},
