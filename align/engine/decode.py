@@ -78,7 +78,9 @@ class KVCache:
         start, end = prompts.ends[number : number + 2]
         self.reserve(end - start)
         if not self.layers:
-            self.layers = [(self._zeros(keys[None]), self._zeros(values[None])) for keys, values in prompts.kept]
+            self.layers = [
+                (self._zeros(keys[None]), self._zeros(values[None])) for keys, values in prompts.kept
+            ]
         for layer, given in zip(self.layers, prompts.kept, strict=True):
             for store, stream in zip(layer, given, strict=True):
                 store[slot, :, : end - start] = stream[:, start:end]
@@ -140,7 +142,7 @@ class Step:
         return store.view(-1, self._room, size)[: self.rows * groups, : self.longest]
 
     def _mask(self, window: int | None) -> Tensor | None:
-        """[S, 1, longest] minus infinity where a row has no key or its window no reach; None: all are seen."""
+        """[S, 1, longest] minus infinity where a row has no key or its window ends; None: all are seen."""
         if window is not None and window >= self.longest:
             window = None
         if window not in self._masks:

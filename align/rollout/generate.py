@@ -33,8 +33,8 @@ def generate(
 ) -> list[Rollout]:
     """Sample answers.
 
-    Where memory runs out, the answers that are not finished begin anew in half as many slots. Neither that nor the
-    order of prompts changes an answer beyond rounding: its draws are its own.
+    Where memory runs out, the answers that are not finished begin anew in half as many slots. Neither that
+    nor the order of prompts changes an answer beyond rounding: its draws are its own.
 
     Args:
         model: A causal model in eval mode.
