@@ -63,3 +63,16 @@ def useful(stage: str, adapter: str, model: Sizes, rows: Iterable[Row], *, refer
     once = model.blocks * unique + model.head * scored
     passes = 6 if adapter == "full" else 4
     return float((passes + 2 * reference) * once)
+
+
+def sampled(model: Sizes, rows: Iterable[Row], answers: Sequence[Sequence[int]]) -> float:
+    """FLOPs of sampling an answer to each row: a forward of all tokens but the last, the head once a token.
+
+    Args:
+        model: Its sizes.
+        rows: Their prompts are answered.
+        answers: Tokens of each.
+    """
+    tokens = sum(map(len, answers))
+    entered = sum(len(row.prompt) for row in rows) + tokens - len(answers)
+    return float(2 * (model.blocks * entered + model.head * tokens))

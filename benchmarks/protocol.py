@@ -40,7 +40,7 @@ def interleaved(pairs: int) -> list[tuple[int, str]]:
 
 
 def difference(ours: Trace, theirs: Trace, loss: float = LOSS, norm: float = NORM) -> str | None:
-    """How the two did not compute the same, or None.
+    """How the two did not compute the same, or None. Sampled answers must be the same, token for token.
 
     Args:
         ours: One side.
@@ -48,6 +48,8 @@ def difference(ours: Trace, theirs: Trace, loss: float = LOSS, norm: float = NOR
         loss: Relative difference of a step's losses that rounding explains.
         norm: The same of gradient norms.
     """
+    if ours.tokens or theirs.tokens:
+        return _other_answers(ours.tokens, theirs.tokens)
     for what, a, b, tolerance in (
         ("loss", ours.losses, theirs.losses, loss),
         ("gradient norm", ours.norms, theirs.norms, norm),
@@ -58,6 +60,15 @@ def difference(ours: Trace, theirs: Trace, loss: float = LOSS, norm: float = NOR
             gap = abs(x - y) / abs(y) if y and math.isfinite(x) and math.isfinite(y) else math.inf
             if gap > tolerance:
                 return f"{what} of step {step}: {x:.6g} against {y:.6g}, {gap:.0e} apart, above {tolerance:g}"
+    return None
+
+
+def _other_answers(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> str | None:
+    if len(ours) != len(theirs):
+        return f"{len(ours)} answers against {len(theirs)}"
+    for number, (a, b) in enumerate(zip(ours, theirs, strict=True), 1):
+        if list(a) != list(b):
+            return f"answer {number} of {len(ours)}: {len(a)} tokens against {len(b)}, or others"
     return None
 
 
@@ -118,5 +129,5 @@ def worst_difference(pairs: Sequence[Pair]) -> tuple[float, float]:
     """Largest relative difference of losses and of gradient norms."""
     losses = [(x, y) for p in pairs for x, y in zip(p.ours.losses, p.theirs.losses, strict=True)]
     norms = [(x, y) for p in pairs for x, y in zip(p.ours.norms, p.theirs.norms, strict=True)]
-    loss, norm = (max(abs(x - y) / abs(y) for x, y in found) for found in (losses, norms))
+    loss, norm = (max((abs(x - y) / abs(y) for x, y in found), default=0.0) for found in (losses, norms))
     return loss, norm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LR, BETA = 1e-5, 0.1
 RANK, ALPHA = 16, 32
@@ -14,7 +14,7 @@ class Spec:
     """How one side trains. Both sides of a comparison share all but the last group.
 
     Attributes:
-        stage: sft, reward or dpo.
+        stage: sft, reward, dpo or rollout.
         adapter: full or lora.
         model: Folder of the checkpoint.
         template: Name of the chat template, which finds the tokens that end and pad.
@@ -26,6 +26,8 @@ class Spec:
         checkpointing: A peer computes activations again in the backward pass.
         logging: Steps between a peer's log lines; 0: none.
         tokens: Tokens of Align's forward; 0 lets it choose.
+        ends: Tokens that end an answer (rollout).
+        longest: Tokens behind which an answer is cut (rollout).
     """
 
     stage: str
@@ -40,6 +42,8 @@ class Spec:
     checkpointing: bool = False
     logging: int = 0
     tokens: int = 0
+    ends: tuple[int, ...] = ()
+    longest: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Trace:
         norms: Of each step's gradient, before it is clipped.
         peak_mb: Largest resident memory of the process during training, 10^6 bytes.
         whole_peak: Where the system cannot reset the peak, `peak_mb` is that of the process's whole life.
+        tokens: Of each answer, where answers were sampled (rollout); then there are no losses.
     """
 
     seconds: float
@@ -59,3 +64,4 @@ class Trace:
     norms: list[float]
     peak_mb: float
     whole_peak: bool = False
+    tokens: list[list[int]] = field(default_factory=list)

@@ -71,7 +71,7 @@ def timed(side: Side, rows: list[Row]) -> Trace:
     peak = memory.peak_mb()
     losses, norms = side.finish()
     memory.give_back()
-    return Trace(seconds, losses, norms, peak, not fresh)
+    return Trace(seconds, losses, norms, peak, not fresh, getattr(side, "tokens", []))
 
 
 def serve(lines: Iterable[str], write: Callable[[str], None], server: Server) -> None:

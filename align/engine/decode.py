@@ -142,7 +142,7 @@ class Step:
         return store.view(-1, self._room, size)[: self.rows * groups, : self.longest]
 
     def _mask(self, window: int | None) -> Tensor | None:
-        """[S, 1, longest] minus infinity where a row has no key or its window no reach; None: all are seen."""
+        """[S, 1, longest] minus infinity where a row has no key or its window ends; None: all are seen."""
         if window is not None and window >= self.longest:
             window = None
         if window not in self._masks:

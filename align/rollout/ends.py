@@ -18,8 +18,8 @@ class Ends:
     """What ends an answer.
 
     A stop string may begin and end within tokens. The answer keeps all tokens up to the one that completes
-    it, since they were sampled; its text ends before the stop string. (vLLM does the same; transformers
-    leaves the stop string in the text.)
+    it, since they were sampled; its text ends before the stop string. (vLLM does the same; transformers leaves
+    the stop string in the text.)
 
     Attributes:
         eos: Tokens, each of which ends an answer.
@@ -71,9 +71,7 @@ class Ends:
         text = self._text(ids)
         if not any(string in text for string in self.stop):
             return text, []
-        before = len(
-            os.path.commonprefix([self._text(ids[:-1]), text])
-        )  # bytes of a character may be missing
+        before = len(os.path.commonprefix([self._text(ids[:-1]), text]))  # a character may have been cut
         found = (text.find(string, max(0, before - len(string) + 1)) for string in self.stop)
         return text, [at for at in found if at >= 0]
 

@@ -1,4 +1,4 @@
-"""Answers in batches on transformers' own cache: for models that take no streams, and to test the others against.
+"""Answers in batches on transformers' own cache: for models that take no streams, and to test the slots.
 
 Prompts are padded on the left and computed once for all their samples; finished rows leave the batch.
 """
@@ -89,4 +89,4 @@ class _Batch:
         out = self.model.base_model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
-        return logits_of(out.last_hidden_state[:, -1], self.model.get_output_embeddings())  # type: ignore[arg-type]
+        return logits_of(out.last_hidden_state[:, -1], self.model.get_output_embeddings())

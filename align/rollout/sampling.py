@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from align.config.base import SamplingOptions
+from align.config.stages import SamplingOptions
 
 
 def uniforms(seed: int, row: str, sample: int, count: int) -> Tensor:
@@ -59,7 +59,7 @@ def _draw(p: Tensor, u: Tensor) -> Tensor:
 
 
 def _filtered(p: Tensor, sampling: SamplingOptions) -> Tensor:
-    """P [S, V], whose largest is 1 in each row, with zeros where a token is out of the running."""
+    """[S, V] p, whose largest is 1 in each row, with zeros where a token is out of the running."""
     if sampling.top_k is not None and sampling.top_k < p.shape[-1]:
         p = p * (p >= p.topk(sampling.top_k, -1).values[:, -1:])
     if sampling.top_p < 1:

@@ -18,8 +18,8 @@ class Rollout:
         prompt: Tokens.
         ids: The answer's tokens as sampled: EOS, or those that hold the stop string, are the last of them.
         logps: Log-prob of each token under the whole distribution at the sampling temperature, as recorded
-            when it was sampled. What top-k, top-p, min-p and the ban of EOS leave out is part of it, so
-            with them tokens are drawn from another distribution than the recorded one.
+            when it was sampled. What top-k, top-p, min-p and the ban of EOS leave out is part of it, so with
+            them tokens are drawn from another distribution than the recorded one.
         end: How it ended: by a token of EOS, by a stop string, or cut at `max_new_tokens`.
     """
 

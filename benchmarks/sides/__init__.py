@@ -13,11 +13,12 @@ MODULES = {
     "align": "benchmarks.sides.ours",
     "trl": "benchmarks.sides.trl_peer",
     "transformers": "benchmarks.sides.transformers_peer",
+    "generate": "benchmarks.sides.generate_peer",
 }
 
 
 class Side(Protocol):
-    """A trainer that has its checkpoint open."""
+    """A trainer that has its checkpoint open. One that samples has its answers in `tokens`, and no losses."""
 
     def prepare(self, rows: Sequence[Row]) -> None:
         """Start weights and rows, before the clock."""

@@ -30,6 +30,7 @@ from align.stages.reward import ranking_loss
 from align.stages.supervised import fit
 from align.training.optim import Group
 from benchmarks.rows import Row
+from benchmarks.sides.ours_rollout import OurRollouts
 from benchmarks.sides.start import restore
 from benchmarks.spec import ALPHA, BETA, CLIP, LR, RANK, Spec
 
@@ -151,6 +152,6 @@ def _scored(rows: Sequence[TokenRow]) -> float:
     return sum(sum(response.weights) for row in rows for response in row.responses)
 
 
-def open_side(spec: Spec) -> Ours:
+def open_side(spec: Spec) -> Ours | OurRollouts:
     """The side of this module."""
-    return Ours(spec)
+    return OurRollouts(spec) if spec.stage == "rollout" else Ours(spec)
