@@ -232,9 +232,12 @@ def _run_recipe(config: DictConfig, line: CommandLine, checked: Sequence[Compose
     try:
         from align.data.cards import add_folder
         from align.pipeline.runner import run
+        from align.reward import functions
 
         for folder in card_folders(line):
             add_folder(folder)
+        if line.rewards_from is not None:
+            functions.load(line.rewards_from)
         if composed is None:  # a sweeper of the user's chose values that are not on the command line
             composed = Composer(line).compose(overrides)
         code: int = run(recipe, overrides, composed.origins)

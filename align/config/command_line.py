@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from align.config.refuse import Finding, refuse_key, refuse_value
+from align.config.rewards import REWARDS_FROM
 from align.config.stages import KINDS, Data
 from align.errors import ConfigError
 from align.registry import nearest
@@ -64,12 +65,14 @@ class CommandLine:
         overrides: The `key=value` words, as typed.
         options: The flags, parsed.
         findings: What is refused whatever the files say.
+        rewards_from: File of the user's own reward functions, which only the command line may name.
     """
 
     flags: list[str]
     overrides: list[str]
     options: argparse.Namespace
     findings: list[Finding] = field(default_factory=list)
+    rewards_from: Path | None = None
 
     @property
     def config_dir(self) -> Path | None:
@@ -94,6 +97,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     Raises:
         ConfigError: A flag that Hydra does not have, or flags that exclude each other.
     """
+    arguments, rewards_from = _take_rewards_from(arguments)
     parser = _Parser(parents=[get_args_parser()], add_help=False)
     options = parser.parse_intermixed_args(list(arguments))
     left = list(options.overrides)
@@ -107,10 +111,20 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         options.config_path = str(Path(options.config_path).resolve())
         flags += ["--config-path", options.config_path]
     _check_flags(options)
-    line = CommandLine(flags, list(options.overrides), options)
+    line = CommandLine(flags, list(options.overrides), options, rewards_from=rewards_from)
     for override in line.overrides:
         line.findings += check_override(override)
     return line
+
+
+def _take_rewards_from(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The words without `rewards_from=FILE`, and that file: no key of a recipe, and nothing for Hydra."""
+    head = f"{REWARDS_FROM}="
+    named = [word.removeprefix(head) for word in arguments if word.startswith(head)]
+    if len(named) > 1 or named == [""]:
+        what = "names no file" if named == [""] else "stands twice"
+        raise ConfigError(TYPED, f"{REWARDS_FROM} {what}", f"give one {REWARDS_FROM}=FILE.py")
+    return [word for word in arguments if not word.startswith(head)], Path(named[0]) if named else None
 
 
 def _check_flags(options: argparse.Namespace) -> None:

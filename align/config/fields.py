@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
+from align.config.rewards import AnyReward, Component, Rewards
 from align.config.schema import AnyAdapter, AnyModel, Hardware, Recipe
 from align.config.stages import KINDS
 
@@ -26,6 +27,7 @@ def _by_kind(union: Any) -> dict[str, type[BaseModel]]:
 
 MODELS = _by_kind(AnyModel)
 ADAPTERS = _by_kind(AnyAdapter)
+REWARDS = _by_kind(AnyReward)
 STAGES: dict[str, type[BaseModel]] = dict(KINDS)
 TAGGED: dict[str, dict[str, type[BaseModel]]] = {"model": MODELS, "adapter": ADAPTERS}
 MOST_NAMES = 4  # of a choice, before the table of keys gets too wide
@@ -73,20 +75,27 @@ def find_property(options: type[BaseModel], path: Sequence[str]) -> dict[str, An
             if "items" in branch and part.isdigit():
                 found = branch["items"]
                 break
-            if isinstance(branch.get("additionalProperties"), dict):
-                found = branch["additionalProperties"]
+            if _of_any_key(branch) is not None:
+                found = _of_any_key(branch) or {}
                 break
         else:
             return None
     return found
 
 
+def _of_any_key(schema: dict[str, Any]) -> dict[str, Any] | None:
+    """The schema of the values of a mapping whose keys are names."""
+    candidates = [schema.get("additionalProperties"), *schema.get("patternProperties", {}).values()]
+    return next((one for one in candidates if isinstance(one, dict)), None)
+
+
 def branches(schema: dict[str, Any], root: dict[str, Any]) -> list[dict[str, Any]]:
     """The alternatives of a schema, with references looked up."""
     if "$ref" in schema:
         return [root["$defs"][schema["$ref"].rpartition("/")[2]]]
-    if "anyOf" in schema:
-        return [branch for option in schema["anyOf"] for branch in branches(option, root)]
+    alternatives = schema.get("anyOf", schema.get("oneOf"))
+    if alternatives is not None:
+        return [branch for option in alternatives for branch in branches(option, root)]
     return [schema]
 
 
@@ -192,7 +201,23 @@ def rows(options: type[BaseModel], prefix: str) -> list[Row]:
         limits = "" if takes.limits == DATA else takes.limits
         limits += " or null" if limits and takes.optional else ""
         found.append(Row(f"{prefix}{name}", kind, limits, default, field.description or ""))
+        if annotation in (Rewards, Rewards | None):
+            found += component_rows(f"{prefix}{name}.NAME.")
     return found
+
+
+def component_rows(prefix: str) -> list[Row]:
+    """A row for each key of the components of a reward, the kinds that take it before its meaning."""
+    text = f"one of {', '.join(REWARDS)}"
+    found = [Row(f"{prefix}kind", "text", "", "required", text)]
+    found += [row for row in rows(Component, prefix) if row.key != f"{prefix}kind"]
+    shared = {f"{prefix}{name}" for name in Component.model_fields}
+    return found + [
+        replace(row, text=f"[{kind}] {row.text}")
+        for kind, options in REWARDS.items()
+        for row in rows(options, prefix)
+        if row.key not in shared
+    ]
 
 
 def _shown_default(value: object) -> str:

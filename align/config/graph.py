@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from align.config.base import Input
 from align.config.hints import did_you_mean
 from align.config.refuse import Finding
 from align.config.schema import Recipe
-from align.config.stages import OUTPUTS, Input, StageOptions
+from align.config.stages import OUTPUTS, StageOptions
 
 BASE = "base"
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -19,6 +21,8 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 def inputs_of(options: StageOptions) -> dict[str, list[str]]:
     """Option -> names of the stages that it reads, `base` left out; options that read none are left out.
+
+    An option inside a named component stands under its path, such as `reward.helpful.model`.
 
     Example:
         >>> from align.config.stages import DpoOptions
@@ -63,15 +67,18 @@ def check_graph(stages: Mapping[str, StageOptions], kinds: Mapping[str, str]) ->
     return findings + _check_circles(stages)
 
 
-def _references(options: StageOptions) -> Iterator[tuple[str, str, str]]:
-    """(option, kind of artifact wanted, name of the stage) for each input."""
+def _references(options: BaseModel, above: str = "") -> Iterator[tuple[str, str, str]]:
+    """(option, kind of artifact wanted, name of the stage) for each input, those of named components too."""
     for field, info in type(options).model_fields.items():
         marker = _marker(info)
         value = getattr(options, field)
-        if marker is None or value is None:
-            continue
-        for name in value if isinstance(value, list) else [value]:
-            yield field, marker.kind, name
+        if isinstance(value, dict):
+            components = {name: part for name, part in value.items() if isinstance(part, BaseModel)}
+            for name, part in components.items():
+                yield from _references(part, f"{above}{field}.{name}.")
+        elif marker is not None and value is not None:
+            for name in value if isinstance(value, list) else [value]:
+                yield f"{above}{field}", marker.kind, name
 
 
 def _marker(info: FieldInfo) -> Input | None:

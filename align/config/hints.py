@@ -129,6 +129,8 @@ def _finding(
     kind, value = item["type"], item["input"]
     if kind == "extra_forbidden":
         return Finding(key, "no such key", _near_key(key, path, options))
+    if kind.startswith("union_tag"):
+        return _wrong_kind(key, dict(item))
     schema = fields.find_property(options, path) or {}
     takes = fields.expected(schema)
     if kind == "missing":
@@ -157,6 +159,15 @@ def _finding(
     if kind.endswith(("_type", "_parsing")) or kind == "int_from_float":
         return Finding(key, f"{show(value)} is not {takes.noun}", f"give {takes}")
     return Finding(key, f"{show(value)} is out of range", f"give {takes}")
+
+
+def _wrong_kind(key: str, item: dict[str, Any]) -> Finding:
+    """A mapping whose `kind` is missing, or none of those there are."""
+    if item["type"] == "union_tag_not_found":
+        return Finding(f"{key}.kind", "is missing", f"choose {', '.join(fields.REWARDS)}")
+    tag = item["ctx"]["tag"]
+    hint = did_you_mean(tag, fields.REWARDS) or f"choose {', '.join(fields.REWARDS)}"
+    return Finding(f"{key}.kind", f"{show(tag)} is not a kind", hint)
 
 
 def _give(schema: dict[str, Any], takes: fields.Expected) -> str:

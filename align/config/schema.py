@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from align.config.stages import SEEDS, AnyStage, Strict
+from align.config.base import Strict
+from align.config.stages import SEEDS, AnyStage
 
 ALL_LINEAR = "all-linear"  # peft's word for every linear layer but the output head
 VERSION = 1  # raise when a recipe written before would no longer mean the same

@@ -7,31 +7,13 @@ declared with `log_only=True` and does not enter the stage key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from align.config.base import LOG_ONLY, PolicyInput, RewardInput, Strict
 from align.config.losses import LOSSES, Divergence, weights_of
-
-
-@dataclass(frozen=True)
-class Input:
-    """Marks an option as the name of a stage whose artifact is of `kind`; `base` names the base model."""
-
-    kind: Literal["policy", "reward"]
-
-
-PolicyInput = Annotated[str, Input("policy")]
-RewardInput = Annotated[str, Input("reward")]
-LOG_ONLY: dict[str, Any] = {"log_only": True}
-
-
-class Strict(BaseModel):
-    """A closed set of keys; numbers must be finite; strings are not turned into numbers or back."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
 
 class DataRef(Strict):

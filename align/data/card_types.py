@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from align.config.stages import Strict
+from align.config.base import Strict
 
 
 class PackageSource(Strict):

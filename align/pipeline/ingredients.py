@@ -15,12 +15,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from align.config.graph import BASE, inputs_of
+from align.config.rewards import REWARDS_FROM, FunctionReward
 from align.config.schema import Recipe
 from align.config.stages import DataRef, StageOptions, TrainingOptions
 from align.data import cards, template
 from align.errors import DataError
 from align.models import precision, sources
 from align.pipeline.codehash import code_of
+from align.reward import functions
 
 FORMAT = 1  # raise when what goes into a key changes its meaning
 INPUT, DATA, CODE = "input.", "data.", "code."
@@ -64,8 +66,15 @@ def ingredients(recipe: Recipe, name: str, keys: Mapping[str, str]) -> dict[str,
             if error.where != "data":
                 raise
             raise DataError(f"stages.{name}.{field}", error.what, error.fix) from None
-    code = code_of(f"align.stages.{options.kind}")
+    code = code_of(f"align.stages.{options.kind}") | _own_functions(options)
     return found | {f"{CODE}{module}": digest for module, digest in code.items()}
+
+
+def _own_functions(options: StageOptions) -> dict[str, str]:
+    """The file of the user's reward functions, where one of them is used."""
+    rewards = getattr(options, "reward", None)
+    used = isinstance(rewards, dict) and any(isinstance(one, FunctionReward) for one in rewards.values())
+    return {REWARDS_FROM: functions.digest()} if used else {}
 
 
 def _template(name: str | None) -> str:
@@ -126,22 +135,29 @@ def _plain(value: Any) -> Any:
 
 def _plain_options(options: StageOptions) -> dict[str, Any]:
     """Options as they are, but for data and inputs, of which only lists of names count."""
+    read = inputs_of(options)
     found: dict[str, Any] = {}
     for name, value in resolved(options, leave_out=("seed", *data_fields(options))).items():
-        if name not in inputs_of(options) or isinstance(value, list):
-            found.update(_flat(name, value))
-    return found
+        found.update(_flat(name, value))
+    return {name: value for name, value in found.items() if name not in read or isinstance(value, list)}
 
 
 def _inputs(options: StageOptions, keys: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for field in inputs_of(options):
-        value = getattr(options, field)
+    for path in inputs_of(options):
+        value = _at(options, path)
         if isinstance(value, list):
-            found.update({f"{INPUT}{field}.{i}": _key(name, keys) for i, name in enumerate(value)})
+            found.update({f"{INPUT}{path}.{i}": _key(name, keys) for i, name in enumerate(value)})
         else:
-            found[f"{INPUT}{field}"] = _key(value, keys)
+            found[f"{INPUT}{path}"] = _key(value, keys)
     return found
+
+
+def _at(options: Any, path: str) -> Any:
+    """The option at a path such as `reward.helpful.model`."""
+    for part in path.split("."):
+        options = options[part] if isinstance(options, dict) else getattr(options, part)
+    return options
 
 
 def _key(name: str, keys: Mapping[str, str]) -> str:

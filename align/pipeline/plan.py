@@ -24,6 +24,7 @@ from align.models import precision, sources
 from align.pipeline import changes
 from align.pipeline.ingredients import ingredients, key_of, seed_of
 from align.pipeline.leaks import leaks
+from align.reward.needs import missing
 from align.stages.base import Stage, StageContext
 
 REUSED, NEW = "reused", "new"
@@ -254,7 +255,16 @@ def _refuse_misfits(recipe: Recipe, base: Path) -> None:
 
 
 def _missing_extras(recipe: Recipe) -> list[AlignError]:
-    """Options that need a package which is not part of a plain install."""
+    """Options that need a package which is not part of a plain install, or a function of the user's."""
+    found = [
+        error
+        for name, options in recipe.stages.items()
+        for error in missing(f"stages.{name}.reward", getattr(options, "reward", {}))
+    ]
+    return found + _without_bitsandbytes(recipe)
+
+
+def _without_bitsandbytes(recipe: Recipe) -> list[AlignError]:
     if importlib.util.find_spec(EXTRA) is not None:
         return []
     what, fix = f"adamw_8bit needs {EXTRA}, which is not installed", f"pip install {EXTRA}"

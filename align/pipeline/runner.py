@@ -21,6 +21,7 @@ from align.artifacts.disk import check_free, guard
 from align.artifacts.lock import hold
 from align.artifacts.metrics import json_safe
 from align.artifacts.store import Artifact, Store, Work
+from align.config.rewards import REWARDS_FROM
 from align.config.schema import NoAdapter, Recipe
 from align.config.stages import TrainingOptions
 from align.errors import IntegrityError, Interrupted
@@ -36,6 +37,7 @@ from align.report.redact import redact
 from align.report.summary import finish
 from align.report.terminal import make_console
 from align.report.text import one_line
+from align.reward import functions
 
 KEY_SHOWN = 8
 STATES = 3  # saved states that may lie side by side for a moment: two are kept while a third is written
@@ -108,7 +110,8 @@ def resume_command(overrides: list[str]) -> str:
     """What to type to go on: the same command."""
     words = sys.argv[1:]
     flags = [words[i : i + 2] for i, word in enumerate(words) if word in ("--config-dir", "-cd")][:1]
-    return shlex.join(["python", "-m", "align.run", *(flags[0] if flags else []), *overrides])
+    own = [f"{REWARDS_FROM}={functions.path()}"] if functions.path() else []
+    return shlex.join(["python", "-m", "align.run", *(flags[0] if flags else []), *own, *overrides])
 
 
 def _run(running: Run) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from align.artifacts.store import Artifact
 
 MAX_SAMPLES = 40  # of each source and stage; the rest stays in samples.jsonl
-INPUT_OPTIONS = ("model", "policy", "policies", "reward")
+INPUT_OPTIONS = ("model", "models", "policy", "policies", "reward")
 
 
 @dataclass(frozen=True)
@@ -210,13 +210,19 @@ def _inputs(composed: dict[str, Any], name: str) -> tuple[str, ...]:
     """What the stage's options name: the manifest knows artifacts only, and the base model is none."""
     stages = composed.get("stages")
     options = stages.get(name) if isinstance(stages, dict) else None
-    if not isinstance(options, dict):
-        return ()
+    return tuple(dict.fromkeys(_named(options))) if isinstance(options, dict) else ()
+
+
+def _named(options: dict[str, Any]) -> list[str]:
+    """Stages that options name, those of named components among them."""
     found: list[str] = []
     for option in INPUT_OPTIONS:
         value = options.get(option)
-        found += [value] if isinstance(value, str) else _strings(value)
-    return tuple(dict.fromkeys(found))
+        if isinstance(value, dict):
+            found += [name for part in value.values() if isinstance(part, dict) for name in _named(part)]
+        else:
+            found += [value] if isinstance(value, str) else _strings(value)
+    return found
 
 
 def _strings(value: object) -> list[str]:

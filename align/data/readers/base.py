@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from align.config.stages import Strict
+from align.config.base import Strict
 from align.data.records import Record, records
 from align.data.sources import Blob
 from align.data.types import Conversation, Labelled, Prompt, Ranking, Stepwise

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import Field
 
-from align.config.stages import Strict
+from align.config.base import Strict
 from align.data.fields import text, wrong
 from align.data.rankings import dense
 from align.data.readers.base import Context, Row, Rows, reader

@@ -78,3 +78,22 @@ def test_one_source_of_data_may_be_a_mapping() -> None:
     """Hydra cannot merge a mapping into the list that a recipe has there."""
     got = for_hydra(["stages.sft.data={card: a, path: b}", "stages.ppo.sampling={temperature: 1}"], ["model"])
     assert got == ["++stages.sft.data=[{card: a, path: b}]", "++stages.ppo.sampling={temperature: 1}"]
+
+
+def test_the_file_of_functions_is_taken_out() -> None:
+    line = parse(["recipe=a", "rewards_from=my/f.py", "seed=1"])
+    assert line.rewards_from == Path("my/f.py")
+    assert line.overrides == ["recipe=a", "seed=1"]
+    assert parse(["recipe=a"]).rewards_from is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rewards_from="], "rewards_from names no file; give one rewards_from=FILE.py"),
+        (["rewards_from=a.py", "rewards_from=b.py"], "rewards_from stands twice"),
+    ],
+)
+def test_one_file_of_functions_at_most(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse(words)

@@ -174,3 +174,65 @@ def test_the_run_key_ignores_what_is_only_shown(make_recipe: Any, tmp_path: Path
     top = {"plan": True, "debug": True, "runs": str(tmp_path / "x"), "hardware": {"threads": 3}}
     assert run_key(make_recipe(top)) == plain
     assert run_key(make_recipe({"recipe": "other"})) != plain
+
+
+COMPONENTS = {
+    "helpful": {"kind": "model", "model": "rm", "weight": 0.5},
+    "safe": {"kind": "ensemble", "models": ["rm", "rm2"]},
+    "passes": {"kind": "python_tests"},
+}
+
+
+def rewarded(make_recipe: Any, **changes: dict[str, Any]) -> Recipe:
+    """A recipe whose `ppo` has named components, some of them changed."""
+    reward = {name: {**component, **changes.get(name, {})} for name, component in COMPONENTS.items()}
+    other = {"kind": "reward", "model": "sft", "data": "rankings", "seed": 1}
+    return make_recipe(rm2=other, rm3={**other, "seed": 2}, ppo={"reward": reward})
+
+
+def test_components_of_a_reward_and_the_models_they_read(make_recipe: Any) -> None:
+    keys = {**KEYS, "rm2": "e" * 64}
+    found = of(rewarded(make_recipe), "ppo", keys)
+    assert found["reward.helpful.weight"] == 0.5
+    assert found["reward.safe.combine"] == "mean_minus_std"
+    assert found["input.reward.helpful.model"] == "b" * 64
+    assert found["input.reward.safe.models.0"] == "b" * 64
+    assert found["input.reward.safe.models.1"] == "e" * 64
+    assert not {"reward", "reward.helpful.model", "reward.passes.workers"} & set(found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"helpful": {"weight": 0.25}}, False),
+        ({"helpful": {"model": "rm2"}}, False),
+        ({"safe": {"combine": "min"}}, False),
+        ({"safe": {"models": ["rm", "rm3"]}}, False),
+        ({"passes": {"seconds": 9}}, False),
+        ({"passes": {"workers": 2}}, True),
+    ],
+)
+def test_what_changes_in_a_component_changes_the_key(
+    make_recipe: Any, changes: dict[str, Any], same: bool
+) -> None:
+    keys = {**KEYS, "rm2": "e" * 64, "rm3": "f" * 64}
+    changed = key(rewarded(make_recipe, **changes), "ppo", keys)
+    assert (changed == key(rewarded(make_recipe), "ppo", keys)) is same
+
+
+def test_the_name_of_a_component_s_model_does_not_count(make_recipe: Any) -> None:
+    keys = {**KEYS, "rm2": "e" * 64, "rm3": KEYS["rm"]}
+    renamed = rewarded(make_recipe, helpful={"model": "rm3"})
+    assert key(renamed, "ppo", keys) == key(rewarded(make_recipe), "ppo", keys)
+
+
+def test_the_user_s_functions_count_where_one_is_used(
+    make_recipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    using = make_recipe(ppo={"reward": {"mine": {"kind": "function", "name": "f"}}})
+    monkeypatch.setattr(module.functions, "digest", lambda: "0" * 12)
+    before, plain = key(using, "ppo"), key(make_recipe(), "ppo")
+    assert of(using, "ppo")["code.rewards_from"] == "0" * 12
+    monkeypatch.setattr(module.functions, "digest", lambda: "1" * 12)
+    assert key(using, "ppo") != before
+    assert key(make_recipe(), "ppo") == plain
