@@ -17,6 +17,8 @@ from align.config.adapter_contradictions import (
 from align.config.engines import not_taken
 from align.config.losses import LOSSES, Traits, weights_of
 from align.config.refuse import Finding
+from align.config.reward_contradictions import reward_alone
+from align.config.rewards import model_of
 from align.config.schema import PathModel, TinyModel
 from align.config.stages import (
     DpoOptions,
@@ -245,9 +247,10 @@ def _kto(key: str, options: KtoOptions) -> list[Finding]:
 
 
 def _ppo(key: str, options: PpoOptions, stages: Mapping[str, BaseModel]) -> list[Finding]:
-    findings: list[Finding] = []
-    if options.critic_init == "reward" and isinstance(stages.get(options.reward), ProcessRewardOptions):
-        what = f"reward starts the critic from a head that scores the steps of {options.reward}"
+    findings = reward_alone(f"{key}.reward", options.reward)
+    model = model_of(options.reward)
+    if options.critic_init == "reward" and model and isinstance(stages.get(model), ProcessRewardOptions):
+        what = f"reward starts the critic from a head that scores the steps of {model}"
         findings.append(Finding(f"{key}.critic_init", what, f"try {key}.critic_init=fit"))
     if options.critic_warmup >= options.iterations:
         what = f"{options.critic_warmup} leaves the policy none of {key}.iterations={options.iterations}"

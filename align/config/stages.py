@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from align.config.base import LOG_ONLY, PolicyInput, RewardInput, Strict
 from align.config.losses import LOSSES, Divergence, weights_of
+from align.config.rewards import Rewards
 
 
 class DataRef(Strict):
@@ -233,7 +234,7 @@ class PpoOptions(TrainingOptions):
 
     kind: Literal["ppo"]
     policy: PolicyInput = Field(description="policy to start from; also the reference")
-    reward: RewardInput = Field(description="gives the score; the critic starts from it")
+    reward: Rewards = Field(description="a reward model, or {name: component, ...} whose scores are added")
     prompts: Data = Field(description="prompts, or data whose prompts are used")
     lr: float = Field(1e-5, gt=0, lt=1, description="peak learning rate")
     critic_lr: float | None = Field(None, gt=0, lt=1, description="default: 3 x lr")
