@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 Role = Literal["system", "user", "assistant"]
 
@@ -20,24 +20,32 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is asked: turns up to and including the user's last one."""
+    """What is asked: turns up to and including the user's last one.
+
+    Attributes:
+        facts: What the row carries beside the prompt for whoever scores answers: `answer`, `constraints`,
+            `tests`, `schema`.
+    """
 
     id: str
     messages: tuple[Message, ...]
     source: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """Turns to imitate; every assistant turn with a weight above 0 is trained on.
 
-    A single assistant turn is plain text, which answers nothing. `weight` scales the loss of the whole row.
+    A single assistant turn is plain text, which answers nothing. `weight` scales the loss of the whole row,
+    and `facts` are those of its prompt.
     """
 
     id: str
     messages: tuple[Message, ...]
     source: str = ""
     weight: float = 1.0
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
@@ -71,16 +71,23 @@ def _unpaired(rows: Sequence[Row], left_out: Counter[str]) -> list[Row]:
 
 
 def _prompts(rows: Sequence[Row], left_out: Counter[str]) -> list[Prompt]:
-    """Each prompt once."""
+    """Each prompt once.
+
+    Raises:
+        DataError: Two rows give one prompt different facts.
+    """
     kept: dict[tuple[Message, ...], Prompt] = {}
     for row in rows:
         asked = prompt_of(row)
         if not asked:
             left_out["plain texts without a prompt"] += 1
         elif asked in kept:
+            if facts_of(row) != kept[asked].facts:
+                what = f"has the prompt of row {kept[asked].id} and other facts"
+                raise DataError(f"row {row.id}", what, "keep the row that is right")
             left_out["further rows of a prompt"] += 1
         else:
-            kept[asked] = Prompt(row.id, asked, row.source)
+            kept[asked] = Prompt(row.id, asked, row.source, facts_of(row))
     return list(kept.values())
 
 
@@ -151,6 +158,11 @@ def prompt_of(row: Row) -> tuple[Message, ...]:
         last = max(i for i, message in enumerate(row.messages) if message.role == "assistant")
         return row.messages[:last]
     return row.prompt if isinstance(row, Ranking | Labelled | Stepwise) else row.messages
+
+
+def facts_of(row: Row) -> Mapping[str, Any]:
+    """What a row carries beside its prompt for whoever scores answers to it."""
+    return row.facts if isinstance(row, Conversation | Prompt) else {}
 
 
 def once(rows: Sequence[Row]) -> tuple[list[Any], list[str]]:

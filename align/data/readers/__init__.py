@@ -6,7 +6,18 @@ card may set. Importing this package files the shipped ones.
 
 from __future__ import annotations
 
-from align.data.readers import everyday, hh, oasst, own, pyrit_ratings, self_instruct
+from align.data.readers import everyday, gsm8k, hh, ifeval, oasst, own, pyrit_ratings, self_instruct
 from align.data.readers.base import READERS, Context
 
-__all__ = ["READERS", "Context", "everyday", "hh", "oasst", "own", "pyrit_ratings", "self_instruct"]
+__all__ = [
+    "READERS",
+    "Context",
+    "everyday",
+    "gsm8k",
+    "hh",
+    "ifeval",
+    "oasst",
+    "own",
+    "pyrit_ratings",
+    "self_instruct",
+]

@@ -10,7 +10,7 @@
 | rankings | prompt, answers, and one of tiers, ranks (0 or 1 is best), ratings (higher is better) |
 | rating | prompt, answer, rating (higher is better): one answer by itself |
 | stepwise | prompt, completions (the steps of one answer), labels (true or false, or a number, for each) |
-| prompts | prompt |
+| prompts | prompt, and what scores of answers are told by: answer, constraints, tests, schema |
 
 `prompt` is text or a list of turns, and so is an unpaired `completion`, of one turn; `id` is optional
 everywhere, and so is `weight` (above 0) in the first three, which scales the loss of the row; other fields
@@ -24,8 +24,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from align.config.stages import Strict
+from align.config.base import Strict
 from align.data.fields import checked, messages, number, text, texts, wrong
+from align.data.prompt_facts import FACTS, facts_of
 from align.data.rankings import dense
 from align.data.readers.base import Context, Row, Rows, reader
 from align.data.records import Record, said
@@ -48,6 +49,7 @@ FORMS: dict[str, set[str]] = {
 TAKE_WEIGHT = {"messages", "completion", "text", "prompts"}  # prompts learn nothing, and pass it over
 ORDERS = ("tiers", "ranks", "ratings")
 KNOWN = {"weight"}.union(*FORMS.values(), ORDERS)
+NOT_OF_PROMPTS = KNOWN - {"prompt", "answer", "weight"}
 Form = Literal[
     "messages", "completion", "unpaired", "text", "pairs", "rankings", "rating", "stepwise", "prompts"
 ]
@@ -83,9 +85,10 @@ def form_of(record: Record) -> str:
     have = set(record.data)
     # Alone, these are more likely another form's field misspelt, singular for plural or the other way round.
     alone = {"rating": {"answer", "rating"}, "stepwise": {"completions", "labels"}}
-    known = KNOWN.difference(*(names for form, names in alone.items() if not FORMS[form] <= have))
+    may_carry = set() if have & NOT_OF_PROMPTS else set(FACTS)
+    known = KNOWN.difference(*(names for form, names in alone.items() if not FORMS[form] <= have)) | may_carry
     for name in sorted(have - known, key=lambda name: (name in KNOWN, name)):
-        near = nearest(name, (known if name in KNOWN else KNOWN) - have)
+        near = nearest(name, (known if name in KNOWN else KNOWN | may_carry) - have)
         if near:
             raise DataError(record.where, f"unknown field {name!r}", f"did you mean {near!r}?")
     fits = [form for form, fields in FORMS.items() if fields <= have]
@@ -277,7 +280,8 @@ def _check_ranks(record: Record, field: str, numbers: list[float]) -> None:
 
 
 def _prompt(record: Record, name: str, context: Context) -> Row:
-    return Prompt(name, messages(record, "prompt", record.data["prompt"], "user"), context.name)
+    prompt = messages(record, "prompt", record.data["prompt"], "user")
+    return Prompt(name, prompt, context.name, facts_of(record))
 
 
 MAKERS: dict[str, Callable[[Record, str, Context], Row | None]] = {

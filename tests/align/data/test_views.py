@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -153,3 +154,21 @@ def test_a_larger_part_holds_what_a_smaller_one_holds(text: str, one: float, two
 def test_the_part_is_the_part() -> None:
     held_out = sum(is_test(f"prompt {i}", 0.2, "x") for i in range(5000))
     assert 900 < held_out < 1100  # 1000, standard deviation 28
+
+
+def test_prompts_keep_the_facts_of_their_rows() -> None:
+    asked = (Message("user", "q"),)
+    talk = Conversation("c/1", (*asked, Message("assistant", "a")), "c", facts={"answer": "42"})
+    assert view([talk], "prompts", "c", Counter()) == [Prompt("c/1", asked, "c", {"answer": "42"})]
+    left_out: Counter[str] = Counter()
+    assert len(view([talk, Prompt("c/2", asked, "c", {"answer": "42"})], "prompts", "c", left_out)) == 1
+    assert left_out == {"further rows of a prompt": 1}
+    with pytest.raises(DataError, match="row c/2: has the prompt of row c/1 and other facts; keep the row"):
+        view([talk, Prompt("c/2", asked, "c", {"answer": "43"})], "prompts", "c", Counter())
+
+
+def test_rows_with_other_facts_are_no_copies() -> None:
+    first = Prompt("c/1", (Message("user", "q"),), "c", {"answer": "42"})
+    assert once([first, replace(first, id="c/2")]) == ([first], ["c/2"])
+    other = replace(first, id="c/2", facts={"answer": "43"})
+    assert once([first, other]) == ([first, other], [])

@@ -210,3 +210,73 @@ def test_real_seed_tasks(shared: Path) -> None:
     ref = DataRef(card="self_instruct", path=str(shared / "data/self-instruct/seed_tasks.jsonl"))
     parts = [cards.load(ref, "conversations", part) for part in ("train", "test")]
     assert sum(map(len, parts)) == 175
+
+
+SOLUTION = "He has 48/2 = <<48/2=24>>24 of them.\nThat is $<<24*50=1200>>1,200.\n#### 1,200"
+
+
+def test_gsm8k_as_conversations_and_as_prompts_with_the_result(tmp_path: Path) -> None:
+    path = write(tmp_path / "g.jsonl", {"question": " How many? ", "answer": SOLUTION})
+    rows, _ = read("gsm8k", "conversations", path)
+    turns = (user("How many?"), assistant("He has 48/2 = 24 of them.\nThat is $1,200.\n#### 1,200"))
+    assert rows == [Conversation("c/1", turns, "c", facts={"answer": "1200"})]
+    ref = DataRef(card="gsm8k", path=str(path))
+    both = [row for part in ("train", "test") for row in _loaded(ref, part)]
+    assert both == [Prompt("gsm8k/1", (user("How many?"),), "gsm8k", {"answer": "1200"})]
+
+
+def _loaded(ref: DataRef, part: Any) -> list[Any]:
+    try:
+        return list(cards.load(ref, "prompts", part))
+    except AlignError:  # the one row is in the other part
+        return []
+
+
+@pytest.mark.parametrize(
+    ("solution", "what"),
+    [
+        ("It is 42.", "field 'answer' states 0 results behind ####"),
+        ("#### 1\n#### 2", "field 'answer' states 2 results behind ####"),
+    ],
+)
+def test_gsm8k_solutions_without_one_result(solution: str, what: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "g.jsonl", {"question": "q", "answer": solution})
+    with pytest.raises(AlignError, match=f"g.jsonl:1: {what}"):
+        read("gsm8k", "conversations", path)
+
+
+def test_ifeval_instructions_become_constraints(tmp_path: Path) -> None:
+    row = {
+        "key": 1000,
+        "prompt": "q",
+        "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
+        "kwargs": [{"num_words": None}, {"relation": "at least", "num_words": 3, "letter": None}],
+    }
+    rows, _ = read("ifeval", "prompts", write(tmp_path / "i.jsonl", row))
+    constraints = [
+        {"name": "punctuation:no_comma"},
+        {"name": "length_constraints:number_words", "relation": "at least", "num_words": 3},
+    ]
+    assert rows == [Prompt("c/1000", (user("q"),), "c", {"constraints": constraints})]
+    for broken in (None, [{}], [{}, 3]):
+        path = write(tmp_path / "i.jsonl", {**row, "kwargs": broken})
+        with pytest.raises(AlignError, match=r"i\.jsonl:1: field 'kwargs"):
+            read("ifeval", "prompts", path)
+
+
+@pytest.mark.shared
+def test_real_gsm8k(shared: Path) -> None:
+    ref = DataRef(card="gsm8k", path=str(shared / "data/gsm8k/train.jsonl"))
+    parts = [cards.load(ref, "prompts", part) for part in ("train", "test")]
+    assert sum(map(len, parts)) == 7473
+    assert all(set(row.facts) == {"answer"} and row.facts["answer"] for part in parts for row in part)
+    assert 0.08 < len(parts[1]) / 7473 < 0.12
+    talks = cards.load(ref, "conversations", "train")
+    assert not any("<<" in row.messages[1].content for row in talks)
+
+
+@pytest.mark.shared
+def test_real_ifeval(shared: Path) -> None:
+    ref = DataRef(card="ifeval", path=str(shared / "data/ifeval/ifeval_en.jsonl"))
+    parts = [cards.load(ref, "prompts", part) for part in ("train", "test")]
+    assert sum(map(len, parts)) == 541

@@ -205,3 +205,68 @@ def test_a_text_file_is_one_document(tmp_path: Path) -> None:
         [local(tmp_path / "book.txt")], Context("book", "conversations", OwnOptions())
     )
     assert got == Conversation("book/1", (Message("assistant", "Once.\n\nTwice.\n"),), "book")
+
+
+# --- what a prompt's row carries beside the prompt -------------------------------------------------------
+
+SCHEMA = {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("row", "facts"),
+    [
+        ({"prompt": "q", "answer": "42"}, {"answer": "42"}),
+        ({"prompt": "q", "answer": 42}, {"answer": "42"}),
+        ({"prompt": "q", "answer": 0.5}, {"answer": "0.5"}),
+        ({"prompt": "q", "constraints": [{"name": "json"}]}, {"constraints": [{"name": "json"}]}),
+        ({"prompt": "q", "tests": ["assert f(1)"]}, {"tests": ["assert f(1)"]}),
+        ({"prompt": "q", "tests": "assert f(1)"}, {"tests": ["assert f(1)"]}),
+        ({"prompt": "q", "schema": SCHEMA, "answer": "a"}, {"schema": SCHEMA, "answer": "a"}),
+        ({"prompt": "q", "author": "me"}, {}),
+    ],
+)
+def test_prompts_carry_facts(row: dict[str, Any], facts: dict[str, Any], tmp_path: Path) -> None:
+    assert read(tmp_path, row) == [Prompt("rows/1", (USER,), "rows", facts)]
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        (
+            {"prompt": "q", "answer": ["a", "b"]},
+            "field 'answer' is a list, not text or a number; give the right answer, or call the answers of a ranking answers",
+        ),
+        ({"prompt": "q", "answer": None}, "field 'answer' is null, not text or a number; "),
+        ({"prompt": "q", "answer": True}, "field 'answer' is true or false, not text or a number; "),
+        ({"prompt": "q", "answer": " "}, "field 'answer' is empty; "),
+        ({"prompt": "q", "answer": float("nan")}, "field 'answer' is nan; "),
+        (
+            {"prompt": "q", "constraints": "json"},
+            "field 'constraints' is text, not a list of constraints; give [{",
+        ),
+        ({"prompt": "q", "constraints": []}, "field 'constraints' is an empty list; "),
+        ({"prompt": "q", "constraints": ["json"]}, "field 'constraints[0]' is text, not a constraint; "),
+        (
+            {"prompt": "q", "constraints": [{"kind": "json"}]},
+            "field 'constraints[0].name' is missing or no text; ",
+        ),
+        ({"prompt": "q", "tests": [1]}, "field 'tests[0]' is a number, not text; "),
+        ({"prompt": "q", "tests": []}, "field 'tests' is an empty list; "),
+        ({"prompt": "q", "schema": "object"}, "field 'schema' is text, not an object; give a JSON Schema"),
+        ({"prompt": "q", "constrains": []}, "unknown field 'constrains'; did you mean 'constraints'?"),
+        ({"prompt": "q", "answr": "42"}, "unknown field 'answr'; did you mean 'answer'?"),
+        (
+            {"prompt": "q", "completion": "a", "answer": "42"},
+            "unknown field 'answer'; did you mean 'answers'?",
+        ),
+    ],
+)
+def test_facts_of_the_wrong_form(row: dict[str, Any], line: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        read(tmp_path, row)
+    assert str(error.value).split(": ", 1)[1].startswith(line)
+
+
+def test_other_forms_may_have_fields_that_look_like_facts(tmp_path: Path) -> None:
+    row = {"prompt": "q", "completion": "a", "test": True, "schema": 3}
+    assert read(tmp_path, row) == [Conversation("rows/1", (USER, ASSISTANT), "rows")]
