@@ -119,7 +119,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
 
 
 def _take_rewards_from(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
-    """The words without `rewards_from=FILE`, and the file; it is no key of a recipe, and Hydra never sees it."""
+    """The words without `rewards_from=FILE`, and that file: no key of a recipe, and nothing for Hydra."""
     head = f"{REWARDS_FROM}="
     named = [word.removeprefix(head) for word in arguments if word.startswith(head)]
     if len(named) > 1 or named == [""]:

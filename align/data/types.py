@@ -23,8 +23,8 @@ class Prompt:
     """What is asked: turns up to and including the user's last one.
 
     Attributes:
-        facts: What the row carries beside the prompt for whoever scores answers: `answer`, `constraints`, `tests`,
-            `schema`.
+        facts: What the row carries beside the prompt for whoever scores answers: `answer`, `constraints`,
+            `tests`, `schema`.
     """
 
     id: str
@@ -37,8 +37,8 @@ class Prompt:
 class Conversation:
     """Turns to imitate; every assistant turn with a weight above 0 is trained on.
 
-    A single assistant turn is plain text, which answers nothing. `weight` scales the loss of the whole row, and
-    `facts` are those of its prompt.
+    A single assistant turn is plain text, which answers nothing. `weight` scales the loss of the whole row,
+    and `facts` are those of its prompt.
     """
 
     id: str

@@ -19,7 +19,7 @@ from align.errors import DataError, raise_all
 from align.reward.scorers import constraint_forms, constraints
 from align.reward.scorers.json_schema import validator_of
 from align.reward.scorers.math_answer import right_answer
-from align.reward.scorers.python_tests import tests_of
+from align.reward.scorers.python_tests import sources_of
 
 SHOWN = 5  # rows whose errors are shown at once
 
@@ -38,7 +38,7 @@ READ: dict[type[Component], tuple[str, Callable[[Any], Any]]] = {
     MathReward: ("answer", _answer),
     ConstraintsReward: ("constraints", _constraints),
     JsonSchemaReward: ("schema", validator_of),
-    PythonTestsReward: ("tests", tests_of),
+    PythonTestsReward: ("tests", sources_of),
 }
 
 

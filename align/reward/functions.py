@@ -52,7 +52,7 @@ def load(path: Path) -> None:
         exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
     except Exception as error:
         raise ConfigError(where, f"{type(error).__name__}: {error}", "mend the file") from error
-    public = {
+    public: dict[str, Callable[..., Any]] = {
         name: value
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == MODULE and not name.startswith("_")

@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from align.config.stages import SamplingOptions
+from align.config.base import SamplingOptions
 
 
 def uniforms(seed: int, row: str, sample: int, count: int) -> Tensor:

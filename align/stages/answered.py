@@ -12,7 +12,7 @@ from align.rollout.types import Rollout
 
 
 def answered(rollouts: Sequence[Rollout], asked: Sequence[Prompt], ends: Ends, eos: int) -> list[Answered]:
-    """Each rollout with the prompt it answers; EOS, where a reward model reads, is put behind a cut answer."""
+    """Each rollout with its prompt; EOS, where a reward model reads, is put behind a cut answer."""
     found = []
     for rollout, prompt in zip(rollouts, asked, strict=True):
         row = answer_row(f"{rollout.id}/{rollout.sample}", rollout.prompt, rollout.ids, eos)

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import align
-from align.config.stages import SamplingOptions
+from align.config.base import SamplingOptions
 from align.data.types import TokenRow
 from align.models.policy import open_policy
 from align.rollout.ends import Ends

@@ -1,7 +1,7 @@
 """Constraints that a prompt sets on its answer and that a program can check, after IFEval (arXiv:2311.07911).
 
-A prompt's row has them as `constraints`: a list of `{name: ..., and what the constraint takes}`. The ids of the
-IFEval data stand for the constraints here, see `ifeval.py`.
+A prompt's row has them as `constraints`: a list of `{name: ..., and what the constraint takes}`. The ids of
+the IFEval data are taken too, see `ifeval.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ids of the IFEval data (arXiv:2311.07911) as constraints of this project.
 
-Departures: sentences are counted by a rule instead of nltk's trained splitter, and the constraints of case do not
-also ask for English.
+Departures: sentences are counted by a rule instead of nltk's trained splitter, and the constraints of case do
+not also ask for English.
 """
 
 from __future__ import annotations
@@ -77,15 +77,15 @@ def translated(spec: Any) -> Any:
     """A constraint under an id of IFEval as one of ours; anything else as it is.
 
     Args:
-        spec: `{"name": "keywords:frequency", "keyword": "sun", "frequency": 3, "relation": "at least"}`; keys that
-            are null count as absent, since tables have a cell for every key.
+        spec: An id as its `name`, and the data's keys; those that are null count as absent, since tables have
+            a cell for every key.
 
     Raises:
         ValueError: No such id, or a key that it needs is missing.
 
     Example:
-        >>> translated({"name": "keywords:frequency", "keyword": "a", "frequency": 3, "relation": "less than"})
-        {'name': 'keyword_frequency', 'word': 'a', 'at_most': 2}
+        >>> translated({"name": "length_constraints:number_words", "num_words": 3, "relation": "less than"})
+        {'name': 'words', 'at_most': 2}
     """
     if not isinstance(spec, dict) or ":" not in str(spec.get("name")):
         return spec

@@ -46,11 +46,11 @@ def final_answer(text: str, answer_format: Format) -> str | None:
         '\\frac{2}{4}'
     """
     if answer_format == "hash":
-        return (_HASH.findall(text) or [None])[-1]
+        return _last(_HASH.findall(text))
     if answer_format == "boxed":
         return _boxed(text)
     if answer_format == "last_number":
-        return (_LAST.findall(text) or [None])[-1]
+        return _last(_LAST.findall(text))
     return final_answer(text, "hash") or _boxed(text) or final_answer(text, "last_number")
 
 
@@ -100,6 +100,10 @@ def number(text: str) -> Fraction | None:
     except (ValueError, ZeroDivisionError):  # more digits than Python turns into a number, or n/0
         return None
     return -value if "-" in (found[1], found[2]) else value
+
+
+def _last(found: list[str]) -> str | None:
+    return found[-1] if found else None
 
 
 def _boxed(text: str) -> str | None:

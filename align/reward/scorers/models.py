@@ -25,8 +25,8 @@ def model_scorer(reward: RewardModel, budget: Budget) -> Scorer:
 def ensemble_scorer(options: EnsembleReward, members: Mapping[str, Scorer]) -> Scorer:
     """One score of M members: their mean, their minimum, or mean - std_weight x std (arXiv:2310.02743).
 
-    The std is that of the M scores themselves (divided by M). Parts: `mean`, `std` (the disagreement), and each
-    member's score under its name.
+    The std is that of the M scores themselves (divided by M). Parts: `mean`, `std` (the disagreement), and
+    each member's score under its name.
 
     Args:
         options: How the scores are combined.

@@ -28,7 +28,7 @@ def python_tests_scorer(options: PythonTestsReward) -> Scorer:
     limits = Limits(options.seconds, options.memory_mb * MEGABYTE)
 
     def score(answer: Answered) -> float:
-        tests = tests_of(answer.fact("tests"))
+        tests = sources_of(answer.fact("tests"))
         try:
             passed = run_tests(program_of(answer.text), tests, limits)
         except OSError as error:
@@ -44,16 +44,16 @@ def python_tests_scorer(options: PythonTestsReward) -> Scorer:
 
 
 def program_of(text: str) -> str:
-    """The Python of an answer: what stands in its fences of three backticks, else all of it.
+    r"""The Python of an answer: what stands in its fences of three backticks, else all of it.
 
     Example:
-        >>> program_of("Here it is:\\n```python\\nx = 1\\n```\\nDone.")
-        'x = 1\\n'
+        >>> program_of("Here it is:\n```python\nx = 1\n```\nDone.")
+        'x = 1\n'
     """
     return "\n".join(_FENCE.findall(text)) or text
 
 
-def tests_of(given: Any) -> list[str]:
+def sources_of(given: Any) -> list[str]:
     """The tests of a row: sources in a list, or one source.
 
     Raises:

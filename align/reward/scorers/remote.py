@@ -1,7 +1,8 @@
 """Scores of a server: `POST {"answers": [...]}`, answered by `{"scores": [...]}`.
 
-Each answer is sent as `{"id", "prompt": [{"role", "content"}, ...], "answer", "facts"}`. The key, if the server wants
-one, stands in the environment variable `ALIGN_REWARD_KEY` and is sent as a bearer token; it is never logged.
+Each answer is sent as `{"id", "prompt": [{"role", "content"}, ...], "answer", "facts"}`. The key, if the
+server wants one, stands in the environment variable `ALIGN_REWARD_KEY` and is sent as a bearer token; it is
+never logged.
 """
 
 from __future__ import annotations

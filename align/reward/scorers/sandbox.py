@@ -1,14 +1,14 @@
 """Runs unknown Python with its tests in a locked-down child process.
 
-The child has: an environment of its own, Python without the user's paths in a fresh folder that is removed behind
-it, no input and output, limits on CPU time, memory, the size of files and the number of files and processes, and, where the kernel lets
-the user have namespaces, no network and no processes to see but its own. It is killed with its whole process
-group when its time by the clock is up.
+The child has: an environment of its own, Python without the user's paths, a fresh folder that is removed
+behind it, no input and no output; limits on CPU time, memory, the size of files and the number of open
+files and processes; and, where the kernel lets the user have namespaces, no network and no processes to see
+but its own. It is killed with its whole process group when its time by the clock is up.
 
-This is no security boundary. The child reads and writes what the user may, and where namespaces are forbidden it has
-the network too; to root the limit on processes does not apply. Run what you do not trust in a container or a
-virtual machine. A program can also make its tests pass without solving anything, for example by an object that
-equals everything.
+This is no security boundary. The child reads and writes what the user may, and where namespaces are
+forbidden it has the network too; to root the limit on processes does not apply. Run what you do not trust
+in a container or a virtual machine. A program can also make its tests pass without solving anything, for
+example by an object that equals everything.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 CLOCK_FACTOR, CLOCK_EXTRA = (
     2,
     5,
-)  # seconds by the clock: twice the CPU time, and what a busy machine takes more
+)  # seconds by the clock: twice the CPU time, and more for a busy machine
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def run(program: str, tests: list[str]) -> list[bool]:
     """Whether each test runs through, behind the program, without raising; all False where that does not."""
     module = sys.modules["answer"] = types.ModuleType(
         "answer"
-    )  # no __main__, whose guarded part would read input
+    )  # not __main__: its guarded part may read input
     names = vars(module)
     if not _runs(program, names):
         return [False] * len(tests)

@@ -1,4 +1,5 @@
 """Named components of a reward in a recipe: what is taken, what is refused and in which words."""
+# ruff: noqa: E501 - tables
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def test_a_file_needs_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (("name: mine", "name: yours"), "is named 'yours' inside; give file and card one name"),
         (("name: mine", "name: [mine"), "the head is no YAML: while parsing a flow sequence"),
         (("---\nname", "name"), "has no head; open the file with --- and YAML, closed by ---"),
-        (("reader: own", "reader: owm"), "no reader is called 'owm'; choose one of everyday, hh, "),
+        (("reader: own", "reader: owm"), "no reader is called 'owm'; choose one of everyday, gsm8k, hh, "),
         (("licence: my own", "licence: a\nlicence: b"), "licence: stands twice; keep one"),
         (("licence: my own", "licence: 2020-13-45"), "the head is no YAML: month must be in 1..12; mend it"),
         (

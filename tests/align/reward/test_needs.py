@@ -1,4 +1,5 @@
 """Packages that a reward needs and that are not installed."""
+# ruff: noqa: E501 - tables
 
 from __future__ import annotations
 

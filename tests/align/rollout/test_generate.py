@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from align.config.stages import SamplingOptions
+from align.config.base import SamplingOptions
 from align.data.types import Response, TokenRow
 from align.engine import flat
 from align.engine.batch import pack

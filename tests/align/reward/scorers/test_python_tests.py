@@ -7,7 +7,7 @@ from answered import answered
 
 from align.config.rewards import PythonTestsReward
 from align.errors import DataError
-from align.reward.scorers.python_tests import program_of, python_tests_scorer, tests_of
+from align.reward.scorers.python_tests import program_of, python_tests_scorer, sources_of
 
 GOOD = "Here:\n```python\ndef f(x):\n    return x + 1\n```\n"
 TESTS = ["assert f(1) == 2", "assert f(2) == 3", "assert f('a') == 'b'", "assert f(0.5) == 1.5"]
@@ -27,10 +27,10 @@ def test_where_the_program_stands(text: str, program: str) -> None:
 
 
 def test_what_tests_may_be() -> None:
-    assert tests_of("assert f(1)") == ["assert f(1)"]
+    assert sources_of("assert f(1)") == ["assert f(1)"]
     for wrong in ([], [1], {"a": 1}, None):
         with pytest.raises(ValueError, match="is no list of texts"):
-            tests_of(wrong)
+            sources_of(wrong)
 
 
 def test_the_part_that_passes_or_all_in_the_order_of_the_answers() -> None:
