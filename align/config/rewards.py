@@ -177,12 +177,6 @@ def models_of(rewards: str | Mapping[str, AnyReward]) -> list[str]:
     return list(dict.fromkeys(name for one in components_of(rewards).values() for name in _models(one)))
 
 
-def model_of(rewards: str | Mapping[str, AnyReward]) -> str | None:
-    """The one reward model among the components; None where there is none, or more than one."""
-    names = models_of(rewards)
-    return names[0] if len(names) == 1 else None
-
-
 def _models(component: Component) -> Iterator[str]:
     if isinstance(component, ModelReward):
         yield component.model

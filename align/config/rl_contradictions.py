@@ -8,8 +8,7 @@ from pydantic import BaseModel
 
 from align.config.refuse import Finding
 from align.config.reward_contradictions import reward_alone
-from align.config.rewards import model_of, models_of
-from align.config.rl_options import GROUPED, RlOptions, SampleOptions
+from align.config.rl_options import GROUPED, RlOptions, SampleOptions, critic_source
 from align.config.stages import ProcessRewardOptions
 
 CRITIC = ("lam", "critic", "critic_lr", "critic_init", "critic_warmup", "value_clip")
@@ -105,10 +104,7 @@ def _critic(key: str, o: RlOptions, stages: Mapping[str, BaseModel]) -> list[Fin
     if o.advantage != "gae":
         return []
     findings: list[Finding] = []
-    named, source = models_of(o.reward), o.critic or model_of(o.reward)
-    if source is None and len(named) > 1:
-        what = f"is not given, and {key}.reward has {len(named)} reward models"
-        findings.append(Finding(f"{key}.critic", what, f"try {key}.critic={named[0]}"))
+    source = critic_source(o)
     if source is None and o.critic_init == "reward":
         what = f"reward has no head to start from: {key}.reward has no reward model"
         findings.append(Finding(f"{key}.critic_init", what, f"try {key}.critic_init=fit"))

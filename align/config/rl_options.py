@@ -17,7 +17,7 @@ from align.config.base import (
     Tokens,
     TrainingOptions,
 )
-from align.config.rewards import Rewards
+from align.config.rewards import Rewards, models_of
 
 
 class AlarmOptions(Strict):
@@ -63,7 +63,7 @@ class RlOptions(TrainingOptions):
     gamma: float = Field(1.0, gt=0, le=1, description="discount per token; gae, reinforce_pp, remax")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of GAE")
     critic: RewardInput | None = Field(
-        None, description="reward model it starts from; default: the one in reward, else policy; gae only"
+        None, description="reward model it starts from; default: the first of reward, else policy; gae only"
     )
     critic_lr: float | None = Field(None, gt=0, lt=1, description="default: 3 x lr; gae only")
     critic_init: Literal["reward", "fit"] = Field(
@@ -138,6 +138,11 @@ class RlOptions(TrainingOptions):
         if self.sampling.temperature == 0:
             raise ValueError("sampling.temperature 0 draws nothing to learn from; give 0.7 to 1")
         return self
+
+
+def critic_source(o: RlOptions) -> str | None:
+    """The stage of the reward model that the critic starts from; None: it starts from the policy."""
+    return o.critic or next(iter(models_of(o.reward)), None)
 
 
 def _divisor(rows: int) -> int:

@@ -40,10 +40,11 @@ def signs(rounds: Sequence[Row], limits: AlarmOptions) -> list[str]:
     before, after = first["response/eos_rate"], now["response/eos_rate"]
     if after < before - limits.eos:
         found.append(f"{BUT} answers that end went from {before:.0%} to {after:.0%}")
-    if "reward/disagreement" in first:
-        before, after = first["reward/disagreement"], now["reward/disagreement"]
-        if after > limits.disagreement * before:
-            found.append(f"{BUT} disagreement of the reward models went from {before:.3g} to {after:.3g}")
+    for name in first:
+        if name.startswith("reward/") and name.endswith("/std"):  # of an ensemble
+            before, after = first[name], now[name]
+            if after > limits.disagreement * before:
+                found.append(f"{BUT} disagreement of {name[7:-4]} went from {before:.3g} to {after:.3g}")
     return found
 
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from align.config.rewards import model_of
-from align.config.rl_options import RlOptions
+from align.config.rl_options import RlOptions, critic_source
 from align.config.schema import NoAdapter
 from align.data import cards, tokenize
 from align.data.types import TokenRow
@@ -89,7 +88,7 @@ class Rl(Stage[RlOptions]):
     def _critic(self, models: Models) -> Critic:
         """The critic starts from a reward model, or from the policy with a new head where there is none."""
         ctx, o = self.ctx, self.ctx.options
-        adapter, name = ctx.recipe.adapter, o.critic or model_of(o.reward)
+        adapter, name = ctx.recipe.adapter, critic_source(o)
         if name is None:
             return fresh_critic(ctx, starting_point(ctx, o.policy))
         frozen = adapter.freeze if isinstance(adapter, NoAdapter) else ()

@@ -17,6 +17,7 @@ from align.artifacts.row_log import RowLog
 from align.artifacts.store import ROWS
 from align.config.rl_options import SampleOptions
 from align.data import cards, tokenize
+from align.data.fields import NO_TEXT
 from align.data.types import TokenRow
 from align.errors import DataError, Interrupted
 from align.models.policy import load_template, open_policy
@@ -67,6 +68,7 @@ class Sample(Stage[SampleOptions]):
             "prompts": len(rows),
             "rows": len(kept),
             "answers": len(answers),
+            "left_out": len(answers) - sum(len(self._usable(log[prompt.id])) for prompt in self.prompts),
             "different": len(set(answers)) / len(answers),
             "scores": {"mean": float(scores.mean()), "best": float(scores.view(len(rows), -1).amax(1).mean())}
             if o.reward is not None
@@ -115,15 +117,8 @@ class Sample(Stage[SampleOptions]):
 
     def _row(self, prompt: TokenRow, found: dict[str, Any]) -> dict[str, Any] | None:
         """One line of the data set; None where nothing of the prompt is kept."""
-        o = self.ctx.options
+        o, usable = self.ctx.options, self._usable(found)
         turns = [{"role": turn.role, "content": turn.content} for turn in self.texts[prompt.id].messages]
-        usable = [
-            i
-            for i, text in enumerate(found["answers"])
-            if text.strip() and (found["ended"][i] or not o.drop_cut)
-        ]
-        if o.min_score is not None:
-            usable = [i for i in usable if found["scores"][i] >= o.min_score]
         if o.keep == "ranking":
             usable = _different(usable, found)
             if len({found["scores"][i] for i in usable}) < 2:
@@ -141,6 +136,18 @@ class Sample(Stage[SampleOptions]):
             "id": prompt.id,
             "messages": [*turns, {"role": "assistant", "content": found["answers"][best]}],
         }
+
+    def _usable(self, found: dict[str, Any]) -> list[int]:
+        """Answers that a data set can hold: with text, without what readers refuse, ended, good enough."""
+        o = self.ctx.options
+        return [
+            i
+            for i, text in enumerate(found["answers"])
+            if text.strip()
+            and not NO_TEXT.search(text)
+            and (found["ended"][i] or not o.drop_cut)
+            and (o.min_score is None or found["scores"][i] >= o.min_score)
+        ]
 
 
 def _told(rollouts: Sequence[Rollout], scores: Sequence[float], ends: Ends) -> dict[str, Any]:

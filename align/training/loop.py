@@ -242,8 +242,8 @@ def _resume(
         work.metrics.truncate(0)
         return 0
     tensors: dict[str, Tensor] = checkpoint.tensors
+    own = {name.removeprefix(TASK): tensors.pop(name) for name in list(tensors) if name.startswith(TASK)}
     state.restore(parameters, optimizer, tensors, checkpoint.state, str(work.folder))
-    own = {name.removeprefix(TASK): x for name, x in tensors.items() if name.startswith(TASK)}
     task.load(checkpoint.state["task"], own)
     work.metrics.truncate(checkpoint.state["metrics"])
     progress.note(f"resumes at step {checkpoint.step} of {task.total}")

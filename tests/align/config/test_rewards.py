@@ -18,7 +18,6 @@ from align.config.rewards import (
     ModelReward,
     RegexReward,
     components_of,
-    model_of,
     models_of,
 )
 from align.config.rl_options import RlOptions
@@ -51,17 +50,16 @@ def test_a_name_is_short_for_a_model_of_weight_1() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rewards", "models", "model"),
+    ("rewards", "models"),
     [
-        ("rm", ["rm"], "rm"),
-        ({"h": HELPFUL, "f": FOUND}, ["rm"], "rm"),
-        ({"h": HELPFUL, "s": SAFE}, ["rm", "r2"], None),
-        ({"f": FOUND}, [], None),
+        ("rm", ["rm"]),
+        ({"h": HELPFUL, "f": FOUND}, ["rm"]),
+        ({"h": HELPFUL, "s": SAFE}, ["rm", "r2"]),
+        ({"f": FOUND}, []),
     ],
 )
-def test_the_reward_models_among_components(rewards: Any, models: list[str], model: str | None) -> None:
+def test_the_reward_models_among_components(rewards: Any, models: list[str]) -> None:
     assert models_of(rewards) == models
-    assert model_of(rewards) == model
 
 
 def test_stages_named_inside_components_are_inputs() -> None:
@@ -192,10 +190,10 @@ def test_components_are_composed_and_changed_on_the_command_line(try_recipe: Cal
 
 
 def test_every_kind_and_key_is_listed(command: Callable[..., Any]) -> None:
-    listed = command("keys=ppo.reward").out
+    listed = command("keys=rl.reward").out
     for kind in REWARDS:
         assert kind in listed
     lines = {line.split()[0]: line for line in listed.splitlines()}
-    assert "[ensemble] of the models' scores" in lines["stages.ppo.reward.NAME.combine"]
-    assert "at least 1 and at most 100" in lines["stages.ppo.reward.NAME.n"]
-    assert list(lines).count("stages.ppo.reward.NAME.weight") == 1
+    assert "[ensemble] of the models' scores" in lines["stages.rl.reward.NAME.combine"]
+    assert "at least 1 and at most 100" in lines["stages.rl.reward.NAME.n"]
+    assert list(lines).count("stages.rl.reward.NAME.weight") == 1

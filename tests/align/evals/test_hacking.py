@@ -9,7 +9,7 @@ from align.evals.hacking import signs
 
 FIRST = {
     "objective/scores": 1.0, "objective/scores_std": 2.0, "objective/kl": 0.0, "response/length": 20.0,
-    "response/distinct": 1.0, "response/eos_rate": 0.9, "reward/disagreement": 0.5,
+    "response/distinct": 1.0, "response/eos_rate": 0.9, "reward/safe/std": 0.5,
 }  # fmt: skip
 RISEN = {**FIRST, "objective/scores": 2.5}
 
@@ -30,7 +30,7 @@ def test_a_rise_with_everything_else_in_place_is_believed() -> None:
         ({"response__length": 13.0}, "answers went from 20.0 to 13.0 tokens"),
         ({"response__distinct": 0.75}, "different answers went from 100% to 75%"),
         ({"response__eos_rate": 0.65}, "answers that end went from 90% to 65%"),
-        ({"reward__disagreement": 1.1}, "disagreement of the reward models went from 0.5 to 1.1"),
+        ({"reward__safe__std": 1.1}, "disagreement of safe went from 0.5 to 1.1"),
     ],
 )
 def test_each_sign_alone(moved: dict[str, float], said: str) -> None:
@@ -60,7 +60,7 @@ def test_kl_is_a_sign_by_itself() -> None:
 
 def test_the_first_round_alone_says_nothing_and_ensembles_are_optional() -> None:
     assert signs([FIRST], AlarmOptions()) == signs([], AlarmOptions()) == []
-    plain = [{k: v for k, v in row.items() if k != "reward/disagreement"} for row in rounds()]
+    plain = [{k: v for k, v in row.items() if k != "reward/safe/std"} for row in rounds()]
     assert signs(plain, AlarmOptions()) == []
 
 

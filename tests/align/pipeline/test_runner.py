@@ -63,7 +63,7 @@ def test_a_run_leaves_artifacts_links_recipe_log_and_metrics(
         (name, step) for name in NAMES for step in range(1, 8)
     ]
     out = capsys.readouterr().out
-    assert re.search(r"ppo +sft, rm +7 +new", out)
+    assert re.search(r"ppo \(rl\) +sft, rm +7 +new", out)
     ((where, name, artifacts, seconds, warnings, peak, named),) = finished
     assert (where, name, list(artifacts), warnings) == (folder, "rlhf", NAMES, [])
     assert all(value > 0 for value in seconds.values())
