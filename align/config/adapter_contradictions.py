@@ -36,6 +36,11 @@ def _lora(adapter: LoraAdapter, layers: int | None) -> list[Finding]:
     if adapter.init == "orthogonal" and adapter.r % 2:
         what = f"{adapter.r} is odd, and adapter.init=orthogonal halves it"
         findings.append(Finding("adapter.r", what, f"try adapter.r={adapter.r + 1}"))
+    if adapter.mutates and adapter.quantize_base is not None:
+        rounding = f"adapter.quantize_base={adapter.quantize_base}"
+        what = f"{adapter.init} is taken out of weights that {rounding} rounds"
+        fix = "try adapter.init=default, or adapter.quantize_base=null"
+        findings.append(Finding("adapter.init", what, fix))
     return findings
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from align.config.losses import weights_of
 from align.config.refuse import Finding
+from align.config.schema import quantization_of
 from align.config.stages import DpoOptions, SupervisedOptions
 
 # Read before training begins, or given to the trainer as such; `checkpoint_every` only changes the log.
@@ -116,6 +117,9 @@ def _options(key: str, options: SupervisedOptions, trainer: Trainer) -> list[Fin
 
 def _adapter(key: str, trainer: Trainer, adapter: BaseModel | None) -> list[Finding]:
     kind, dropout = getattr(adapter, "kind", "none"), getattr(adapter, "dropout", 0.0)
+    if quantization_of(adapter) is not None:
+        what = "trl is given no base in 4 bits"
+        return [Finding(f"{key}.engine", what, f"try {key}.engine=align, or adapter.quantize_base=null")]
     if kind not in ADAPTERS:
         what = f"trl takes the adapters {', '.join(ADAPTERS)}, not adapter.kind={kind}"
         return [Finding(f"{key}.engine", what, f"try {key}.engine=align, or adapter=lora")]

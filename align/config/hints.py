@@ -43,6 +43,8 @@ OTHER_NAMES = {  # what other projects call it
     "lora_dropout": "dropout",
     "target_modules": "targets",
     "rank": "r",
+    "load_in_4bit": "quantize_base",
+    "quantization_bit": "quantize_base",
 }
 
 
@@ -187,4 +189,13 @@ def _near_key(key: str, path: Sequence[str], options: type[BaseModel]) -> str:
     for branch in fields.branches(schema or {}, fields.json_schema(options)):
         names |= set(branch.get("properties", {}))
     near = did_you_mean(path[-1], sorted(names), prefix=key.removesuffix(path[-1]))
-    return near or "align keys= lists those there are"
+    return near or _of_an_adapter(path[-1], options) or "align keys= lists those there are"
+
+
+def _of_an_adapter(name: str, options: type[BaseModel]) -> str:
+    """The kind of adapter that has a key which this one, or the model, does not have; or nothing."""
+    name = OTHER_NAMES.get(name, name)
+    kinds = [kind for kind, other in fields.ADAPTERS.items() if name in other.model_fields]
+    if not kinds or options not in (*fields.ADAPTERS.values(), *fields.MODELS.values()):
+        return ""
+    return f"try adapter={kinds[0]}, which has adapter.{name}"

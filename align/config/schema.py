@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from align.config.base import SEEDS, Strict
 from align.config.stages import AnyStage
@@ -67,6 +67,9 @@ class NoAdapter(Strict):
     )
 
 
+Quantization = Literal["nf4"]
+
+
 class LoraAdapter(Strict):
     """Low-rank adapters (arXiv:2106.09685); `dora` adds weight decomposition (arXiv:2402.09353)."""
 
@@ -82,6 +85,9 @@ class LoraAdapter(Strict):
         ALL_LINEAR, description="module names, or all-linear"
     )
     top_layers: int | None = Field(None, ge=1, description="only the last so many layers; default: all")
+    quantize_base: Quantization | None = Field(
+        None, description="keep the base in 4 bits (QLoRA, arXiv:2305.14314); needs bitsandbytes"
+    )
 
     @property
     def mutates(self) -> bool:
@@ -125,6 +131,11 @@ AnyAdapter = Annotated[
     NoAdapter | LoraAdapter | Ia3Adapter | PromptTuningAdapter | PrefixTuningAdapter,
     Field(discriminator="kind"),
 ]
+
+
+def quantization_of(adapter: BaseModel | None) -> Quantization | None:
+    """In what the base of an adapter is kept; None where `hardware.dtype` says it."""
+    return adapter.quantize_base if isinstance(adapter, LoraAdapter) else None
 
 
 Dtype = Literal["float32", "bfloat16"]

@@ -21,10 +21,12 @@ from align.config.schema import (
     NoAdapter,
     PrefixTuningAdapter,
     PromptTuningAdapter,
+    quantization_of,
 )
 from align.errors import ConfigError
 from align.models.freezing import frozen_names
 
+BLOCK = 64  # weights with one scale in 4 bits
 PeftAdapter = LoraAdapter | Ia3Adapter | PromptTuningAdapter | PrefixTuningAdapter
 
 
@@ -72,7 +74,8 @@ def check_adapter(base: Path, options: AnyAdapter) -> None:
     """
     lora = isinstance(options, LoraAdapter) and (options.targets != ALL_LINEAR or options.mutates)
     freezes = isinstance(options, NoAdapter) and bool(options.freeze)
-    if not (lora or freezes or isinstance(options, Ia3Adapter)):
+    rounded = quantization_of(options) is not None
+    if not (lora or freezes or rounded or isinstance(options, Ia3Adapter)):
         return  # nothing is named
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
@@ -80,6 +83,8 @@ def check_adapter(base: Path, options: AnyAdapter) -> None:
         frozen_names([name for name, _ in model.named_parameters()], options.freeze)
     else:
         config_of(model, options, "CAUSAL_LM", base)
+        if rounded:
+            blocks_fit(model)
 
 
 def config_of(model: PreTrainedModel, options: PeftAdapter, task: str, base: Path) -> PeftConfig:
@@ -147,6 +152,20 @@ def _rank_fits(model: PreTrainedModel, options: LoraAdapter, targets: list[str])
     if options.r > sides[name]:
         what = f"{options.r}, and adapter.init={options.init} finds {sides[name]} directions in {name}"
         raise ConfigError("adapter.r", what, f"try adapter.r={sides[name]}, or adapter.init=default")
+
+
+def blocks_fit(model: PreTrainedModel) -> None:
+    """See that weights with one scale lie in one row; else bitsandbytes 0.50 mistakes their scales on a CPU.
+
+    Raises:
+        ConfigError: A linear layer whose inputs are no multiple of 64.
+    """
+    for name, m in decoder_layers(model).named_modules():
+        if isinstance(m, nn.Linear) and m.in_features % BLOCK:
+            what = f"blocks of {BLOCK} weights do not fit the {m.in_features} inputs of {name}"
+            raise ConfigError(
+                "adapter.quantize_base", what, "use another model, or adapter.quantize_base=null"
+            )
 
 
 def _ia3(model: PreTrainedModel, options: Ia3Adapter) -> IA3Config:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from align.data.template import ChatTemplate
 from align.engine import flat, virtual
 from align.engine.batch import AUTO, Budget
-from align.models import adapters
+from align.models import adapters, quantization
 
 
 @dataclass
@@ -48,5 +48,5 @@ class OpenedModel:
         """Numbers of weights, under the names that summaries use."""
         return {
             "trainable_parameters": sum(p.numel() for p in self.trainable().values()),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "parameters": sum(quantization.numbers(p) for p in self.model.parameters()),
         }

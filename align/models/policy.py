@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,14 +24,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hub_logging
 
 from align.artifacts.store import Artifact
-from align.config.schema import AnyAdapter, Dtype, NoAdapter
+from align.config.schema import AnyAdapter, Dtype, NoAdapter, Quantization, quantization_of
 from align.data.template import ChatTemplate
 from align.engine import paths
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
 from align.engine.head import Measure, mean_logps, token_logps
 from align.errors import ConfigError, IntegrityError, NumericsError, warn_once
-from align.models import adapters
+from align.models import adapters, quantization
 from align.models.freezing import freeze
 from align.models.opened import OpenedModel
 from align.models.sources import read_json
@@ -139,13 +140,13 @@ def open_policy(
         source: An artifact of kind `policy`, or the base model's folder.
         base: The base model's folder.
         template: Name of the chat template; None takes the tokenizer's own.
-        adapter: What to train; None loads for reading only.
+        adapter: What to train; None loads for reading only, with the base as it is.
         seed: Of a new adapter's random half.
         dtype: That it computes in; adapters are float32 whatever it is.
     """
     folder = source if isinstance(source, Path) else source.path
     with_adapter = (folder / "adapter_config.json").exists()
-    plain = load_causal(base if with_adapter else folder, dtype)
+    plain = load_causal(base if with_adapter else folder, dtype, quantization_of(adapter))
     model: nn.Module = plain
     if with_adapter:
         model = adapters.load(plain, folder, trainable=adapter is not None)
@@ -177,7 +178,9 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def load_causal(folder: Path, dtype: Dtype = "float32") -> PreTrainedModel:
+def load_causal(
+    folder: Path, dtype: Dtype = "float32", quantize: Quantization | None = None
+) -> PreTrainedModel:
     """A causal model whose every weight was in the file and is finite.
 
     Raises:
@@ -185,7 +188,7 @@ def load_causal(folder: Path, dtype: Dtype = "float32") -> PreTrainedModel:
         NumericsError: Weights that are not finite.
         ConfigError: A family whose logits need more than the output projection.
     """
-    model, info = load_checked(AutoModelForCausalLM, folder, dtype)
+    model, info = load_checked(AutoModelForCausalLM, folder, dtype, quantize)
     for problem, keys in (
         ("missing or of the wrong shape", [*info["missing_keys"], *info["mismatched_keys"]]),
         ("in the file that the model of config.json has no place for", info["unexpected_keys"]),
@@ -203,7 +206,11 @@ def load_causal(folder: Path, dtype: Dtype = "float32") -> PreTrainedModel:
 
 
 def load_checked(
-    auto: Any, folder: Path, dtype: Dtype = "float32", **kwargs: Any
+    auto: Any,
+    folder: Path,
+    dtype: Dtype = "float32",
+    quantize: Quantization | None = None,
+    **kwargs: Any,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """`from_pretrained` with safetensors only, no foreign code, and every weight finite."""
     quiet()
@@ -214,16 +221,19 @@ def load_checked(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **quantization.arguments(quantize, dtype),
             **kwargs,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise IntegrityError(str(folder), f"cannot be opened: {_first_line(error)}", COPY) from error
-    for name, p in model.named_parameters():
+    for name, p in model.named_parameters() if quantize is None else quantization.on_disk(folder):
         bad = int((~torch.isfinite(p)).sum())
         if bad and name not in info["missing_keys"]:
             raise NumericsError(
                 str(folder), f"{name} holds {bad} values that are not finite", "get another copy"
             )
+    if quantize is not None:
+        quantization.settle(model)
     reason = paths.choose(model)
     if reason is not None:
         warn_once(f"{type(model).__name__} takes the padded forward: {reason}")
@@ -234,6 +244,7 @@ def quiet() -> None:
     """Keep transformers' bars and load reports off the screen; what matters of them is checked here."""
     hub_logging.set_verbosity_error()
     hub_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of kernels on the hub that it can do without
     warnings.filterwarnings(
         "ignore", category=FutureWarning, module="transformers"
     )  # peft calls what will be renamed

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from align.artifacts.store import Artifact
-from align.config.schema import AnyAdapter, Dtype, NoAdapter
+from align.config.schema import AnyAdapter, Dtype, NoAdapter, Quantization, quantization_of
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
 from align.errors import ConfigError, IntegrityError
@@ -110,7 +110,9 @@ def new_reward_model(
     folder = source if isinstance(source, Path) else source.path
     tokens = load_template(base, template)
     with_adapter = (folder / "adapter_config.json").exists()
-    plain = _classifier(base if with_adapter else folder, tokens.pad_id, layers, dtype)
+    plain = _classifier(
+        base if with_adapter else folder, tokens.pad_id, layers, dtype, quantization_of(adapter)
+    )
     if with_adapter or not isinstance(adapter, NoAdapter):
         plain.score.float()
     _init_head(plain.score, seed)  # type: ignore[arg-type]
@@ -148,7 +150,9 @@ def open_reward_model(
     return RewardModel(model, tokens, base, Steps(**json.loads(path.read_text())) if path.exists() else None)
 
 
-def _classifier(folder: Path, pad_id: int, layers: int | None, dtype: Dtype) -> PreTrainedModel:
+def _classifier(
+    folder: Path, pad_id: int, layers: int | None, dtype: Dtype, quantize: Quantization | None = None
+) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(folder)
     if layers is not None and layers > config.num_hidden_layers:
         raise ConfigError("layers", f"{layers} is above the model's {config.num_hidden_layers}", "lower it")
@@ -157,7 +161,7 @@ def _classifier(folder: Path, pad_id: int, layers: int | None, dtype: Dtype) -> 
     config.num_hidden_layers = layers or config.num_hidden_layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: config.num_hidden_layers]
-    model, info = load_checked(AutoModelForSequenceClassification, folder, dtype, config=config)
+    model, info = load_checked(AutoModelForSequenceClassification, folder, dtype, quantize, config=config)
     _refuse_missing(folder, info, head=False)
     return model
 

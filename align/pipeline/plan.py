@@ -18,7 +18,7 @@ from align.artifacts.store import Artifact, Store, Work
 from align.config.base import StageOptions, TrainingOptions
 from align.config.contradictions import contradictions
 from align.config.graph import inputs_of, order
-from align.config.schema import PathModel, Recipe
+from align.config.schema import PathModel, Recipe, quantization_of
 from align.config.stages import OUTPUTS
 from align.errors import AlignError, ConfigError, Problems, raise_all
 from align.models import precision, sources
@@ -289,11 +289,21 @@ def _missing_extras(recipe: Recipe) -> list[AlignError]:
 def _without_bitsandbytes(recipe: Recipe) -> list[AlignError]:
     if importlib.util.find_spec(EXTRA) is not None:
         return []
-    what, fix = f"adamw_8bit needs {EXTRA}, which is not installed", f"pip install {EXTRA}"
+    training = {n: o for n, o in recipe.stages.items() if isinstance(o, TrainingOptions)}
+    needing = [
+        (f"stages.{name}.optimizer", "adamw_8bit", "adamw")
+        for name, options in training.items()
+        if options.optimizer == "adamw_8bit"
+    ]
+    if training and (found := quantization_of(recipe.adapter)):
+        needing.append(("adapter.quantize_base", found, "null"))
     return [
-        ConfigError(f"stages.{name}.optimizer", what, f"{fix}, or try stages.{name}.optimizer=adamw")
-        for name, options in recipe.stages.items()
-        if isinstance(options, TrainingOptions) and options.optimizer == "adamw_8bit"
+        ConfigError(
+            key,
+            f"{value} needs {EXTRA}, which is not installed",
+            f"pip install {EXTRA}, or try {key}={other}",
+        )
+        for key, value, other in needing
     ]
 
 

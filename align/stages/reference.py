@@ -19,7 +19,7 @@ from torch import Tensor
 from align.artifacts import manifest as manifests
 from align.artifacts.commit import commit
 from align.artifacts.store import Artifact
-from align.config.schema import LoraAdapter, NoAdapter
+from align.config.schema import LoraAdapter, NoAdapter, quantization_of
 from align.data.packages import cache_folder
 from align.data.types import TokenRow
 from align.errors import IntegrityError
@@ -101,7 +101,8 @@ def _rounding(ctx: StageContext[Any], start: Artifact | Path) -> list[Any]:
 
     A fresh adapter leaves the base as it is, exactly so only where it adds products with zeros in float32.
     """
-    adapter = ctx.recipe.adapter
+    adapter, rounded = ctx.recipe.adapter, quantization_of(ctx.recipe.adapter)
     zeros = isinstance(adapter, LoraAdapter) and adapter.kind == "lora" and adapter.init in ADDS_ZEROS
     exact = isinstance(adapter, NoAdapter) or (zeros and ctx.dtype == "float32")
-    return [adapter.model_dump(), ctx.seed] if isinstance(start, Path) and not exact else []
+    fresh = [adapter.model_dump(), ctx.seed] if isinstance(start, Path) and not exact else []
+    return [rounded, *fresh] if rounded else fresh

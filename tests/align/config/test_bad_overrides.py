@@ -24,6 +24,22 @@ TYPED: list[tuple[str, list[str], list[str]]] = [
         ["stages.sft.epoch: no such key; did you mean stages.sft.epochs?"],
     ),
     ("added unknown key", ["+unknown.key=1"], ["unknown: no such key; align keys= lists those there are"]),
+    (
+        "another name",
+        ["adapter.load_in_4bit=true"],
+        ["adapter.load_in_4bit: no such key; did you mean adapter.quantize_base?"],
+    ),
+    (
+        "4 bits of what learns",
+        ["adapter=none", "adapter.quantize_base=nf4"],
+        ["adapter.quantize_base: no such key; try adapter=lora, which has adapter.quantize_base"],
+    ),
+    (
+        "4 bits of the model",
+        ["model.load_in_4bit=true"],
+        ["model.load_in_4bit: no such key; try adapter=lora, which has adapter.quantize_base"],
+    ),
+    ("8 bits", ["adapter.quantize_base=int8"], ["adapter.quantize_base: 'int8' is not a choice; give nf4"]),
     ("out of range", ["stages.sft.lr=-1"], [f"stages.sft.lr: -1 is out of range; {LR}"]),
     ("not finite", ["stages.sft.lr=nan"], [f"stages.sft.lr: nan is not a finite number; {LR}"]),
     ("wrong type", ["stages.sft.lr=abc"], [f"stages.sft.lr: 'abc' is not a number; {LR}"]),

@@ -406,3 +406,16 @@ def test_virtual_tokens_take_room_in_the_context() -> None:
         assert finding.what.endswith("are more than the model's 1000 tokens behind 24 virtual ones")
         assert finding.fix == "try stages.s.max_prompt=500 stages.s.max_answer=500"
     assert keys(TINY, prompts(virtual_tokens=1020), reward()) == ["adapter.virtual_tokens"]
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_16", "olora"])
+def test_no_start_is_taken_out_of_weights_that_are_rounded(kind: str, init: str) -> None:
+    adapter = LoraAdapter.model_validate({"kind": kind, "init": init, "quantize_base": "nf4"})
+    (finding,) = contradictions(TINY, adapter, {})
+    assert f"{finding.key}: {finding.what}; {finding.fix}" == (
+        f"adapter.init: {init} is taken out of weights that adapter.quantize_base=nf4 rounds; "
+        "try adapter.init=default, or adapter.quantize_base=null"
+    )
+    assert keys(TINY, adapter.model_copy(update={"quantize_base": None})) == []
+    assert keys(TINY, adapter.model_copy(update={"init": "default"})) == []

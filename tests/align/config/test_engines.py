@@ -115,3 +115,9 @@ def test_names_of_dpo() -> None:
         "discopop_tau": 0.05,
         "use_weighting": False,
     }
+
+
+def test_a_base_in_4_bits_stays_with_align() -> None:
+    line = "stages.s.engine: trl is given no base in 4 bits; "
+    fix = "try stages.s.engine=align, or adapter.quantize_base=null"
+    assert found("sft", LoraAdapter(kind="lora", quantize_base="nf4")) == [line + fix]

@@ -20,12 +20,13 @@ from transformers import (
 )
 
 from align.config.base import SamplingOptions
-from align.config.schema import AnyAdapter, NoAdapter
+from align.config.schema import AnyAdapter, LoraAdapter, NoAdapter
 from align.data.types import Response, TokenRow
 from align.engine import flat
 from align.engine.batch import Budget, cut, pack
 from align.errors import ConfigError
 from align.models import adapters
+from align.models.adapter_configs import check_adapter
 from align.models.critic import critic_of
 from align.models.export import _merge
 from align.models.policy import Policy, open_policy
@@ -324,3 +325,14 @@ def test_what_a_base_does_not_have_is_refused(base: Path) -> None:
         kind="lora", r=40, init="pissa",
     )  # fmt: skip
     open_policy(base, base, None, NoAdapter(kind="none"))
+
+
+def test_a_base_whose_rows_hold_no_whole_blocks_is_refused_before_it_is_read(base: Path) -> None:
+    given = LoraAdapter(kind="lora", quantize_base="nf4")
+    with pytest.raises(ConfigError) as caught:
+        check_adapter(base, given)
+    assert str(caught.value) == (
+        "adapter.quantize_base: blocks of 64 weights do not fit the 32 inputs of 0.self_attn.q_proj; "
+        "use another model, or adapter.quantize_base=null"
+    )
+    check_adapter(base, given.model_copy(update={"quantize_base": None}))

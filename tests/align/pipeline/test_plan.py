@@ -293,6 +293,13 @@ def test_a_package_that_an_option_needs_is_missing(
         "stages.sft.optimizer: adamw_8bit needs not_installed_anywhere, which is not installed; "
         "pip install not_installed_anywhere, or try stages.sft.optimizer=adamw"
     )
+    adapter = {"kind": "lora", "quantize_base": "nf4"}
+    with pytest.raises(ConfigError) as caught:
+        build(make_recipe(top={"adapter": adapter}), store)
+    assert str(caught.value) == (
+        "adapter.quantize_base: nf4 needs not_installed_anywhere, which is not installed; "
+        "pip install not_installed_anywhere, or try adapter.quantize_base=null"
+    )
     monkeypatch.setattr(plans, "EXTRA", "json")
     build(make_recipe(sft={"optimizer": "adamw_8bit"}), store)
 

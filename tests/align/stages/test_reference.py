@@ -161,3 +161,15 @@ def test_what_else_they_depend_on_counts(asked: Asked, tmp_path: Path) -> None:
     ask(None)
     ask(0.5)
     assert len(list((tmp_path / "cache").rglob("logps.safetensors"))) == 2
+
+
+def test_a_base_in_4_bits_is_another_reference(asked: Asked, tmp_path: Path) -> None:
+    asked.ctx.recipe.adapter = LORA
+    one = artifact(tmp_path / "one", b"1")
+    for start in (tmp_path, one):
+        asked(start, ROWS)
+    assert asked.computed == 2
+    asked.ctx.recipe.adapter = LORA.model_copy(update={"quantize_base": "nf4"})
+    for start in (tmp_path, one, tmp_path, one):
+        asked(start, ROWS)
+    assert asked.computed == 4

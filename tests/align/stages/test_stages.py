@@ -158,6 +158,37 @@ def test_every_stage_runs_in_bfloat16(tmp_path: Path, adapter: str) -> None:
     assert head.dtype == (torch.bfloat16 if adapter == "none" else torch.float32)
 
 
+@pytest.mark.parametrize(("adapter", "dtype"), [("lora", "float32"), ("dora", "bfloat16")])
+def test_every_stage_trains_on_a_base_in_4_bits(tmp_path: Path, adapter: str, dtype: str) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    ppo = {
+        "kind": "ppo", "policy": "dpo", "reward": "reward", "prompts": "everyday_prompts", "iterations": 1,
+        "prompts_per_iteration": 4, "epochs": 1, "minibatches": 2, "max_prompt": 32,
+        "sampling": {"max_new_tokens": 8}, "lr": 1e-3,
+    }  # fmt: skip
+    stages = {
+        "sft": {**SFT, "epochs": 4, "lr": 5e-3},
+        "reward": {**REWARD, "model": "sft", "head_init": "fit"},
+        "dpo": DPO,
+        "kto": {**DPO, "kind": "kto"},
+        "ppo": ppo,
+    }
+    options = [f"adapter.kind={adapter}", f"hardware.dtype={dtype}", "model.hidden=64"]
+    made = run(tmp_path, stages, "adapter=qlora", *options)
+    told = {name: summary(artifact) for name, artifact in made.items()}
+    assert told["sft"]["after"]["nll"] < told["sft"]["before"]["nll"] - 0.05
+    first, last = (metrics(made["dpo"])[at]["loss"] for at in (0, -1))
+    assert last < first - 0.05
+    assert first == pytest.approx(math.log(2), abs=1e-5)
+    assert metrics(made["kto"])[-1]["rewards/margins"] > 0.1
+    for artifact in made.values():
+        saved = load_file(artifact.path / "adapter_model.safetensors")
+        assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+        assert artifact.manifest.ingredients["adapter.quantize_base"] == "nf4"
+        config = artifact.path / "config.json"
+        assert not config.exists() or "quantization_config" not in json.loads(config.read_text())
+
+
 def test_noise_is_part_of_training_alone(tmp_path: Path) -> None:
     """It changes what is learned, and nothing of what is measured before."""
     plain, noisy = (
