@@ -68,11 +68,6 @@ class Layout:
     segments: tuple[Segment, ...]
     depths: Tensor
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return int(self.depths.max()) + 1
-
 
 def layout(spans: Tensor) -> Layout:
     """The segments of a batch.
