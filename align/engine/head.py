@@ -6,7 +6,8 @@
 The second line needs one more product per chunk and then only [C, D] numbers are kept, so with a frozen head
 nothing is computed twice. With a trained head the chunk's logits are computed again in the backward pass.
 All chunks share one buffer, and all steps but the products are done in place: fresh memory of that size
-costs more than the arithmetic.
+costs more than the arithmetic. Exponentials are those of softmax, in place too: `exp_` is a call of MKL, whose
+first one in a process was now and then off by 1e-4 in the half of the second thread.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ class _TokenLogps(torch.autograd.Function):
         measure: Measure | None,
     ) -> Any:
         logps = states.new_empty(len(targets), dtype=torch.float32)
-        norms = torch.empty_like(logps)
         measured = torch.empty_like(logps) if measure else None
         slope = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         buffer, spare = _buffer(states, weight), _buffer(states, weight) if measure else None
@@ -41,18 +41,17 @@ class _TokenLogps(torch.autograd.Function):
             z = _logits(states[part], weight, bias, scale, buffer)
             at = targets[part, None]
             chosen, top = z.gather(-1, at), z.amax(-1, keepdim=True)
-            z.sub_(top)
-            p = z.exp_() if spare is None else torch.exp(z, out=spare[: len(z)])
-            total = p.sum(-1, keepdim=True)
-            norm = total.log() + top
-            logps[part], norms[part] = (chosen - norm)[:, 0], norm[:, 0]
-            if measured is not None:  # p is not divided by its total yet, and z has become log p + log total
-                entropy = measure == "entropy"
-                mean = (z if entropy else z.copy_(p)).mul_(p).sum(-1, keepdim=True) / total
-                measured[part] = (total.log() - mean if entropy else (mean / total).log())[:, 0]
+            p = torch.softmax(z, -1, out=z if spare is None else spare[: len(z)])
+            norm = top - p.amax(-1, keepdim=True).log()  # the likeliest token has p = e^(top - norm)
+            logps[part] = (chosen - norm)[:, 0]
+            if measured is not None:
+                if measure == "entropy":
+                    measured[part] = -z.sub_(norm).mul_(p).sum(-1)
+                else:
+                    measured[part] = torch.mul(p, p, out=z).sum(-1).log()
             if slope is not None:
-                slope[part] = (weight[at[:, 0]] - (p.to(weight.dtype) @ weight) / total.to(weight)) * scale
-        ctx.save_for_backward(states, weight, bias, targets, norms, slope)
+                slope[part] = (weight[at[:, 0]] - p.to(weight.dtype) @ weight) * scale
+        ctx.save_for_backward(states, weight, bias, targets, slope)
         ctx.scale = scale
         if measured is not None:
             ctx.mark_non_differentiable(measured)
@@ -61,7 +60,7 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         grad = grads[0]
-        states, weight, bias, targets, norms, slope = ctx.saved_tensors
+        states, weight, bias, targets, slope = ctx.saved_tensors
         grad_states = grad[:, None].to(slope.dtype) * slope if slope is not None else None
         need_weight, need_bias = ctx.needs_input_grad[1], bias is not None and ctx.needs_input_grad[2]
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
@@ -73,7 +72,7 @@ class _TokenLogps(torch.autograd.Function):
             part = slice(start, start + CHUNK)
             factor = grad[part, None] * ctx.scale
             g = _logits(states[part], weight, bias, ctx.scale, buffer)
-            g.sub_(norms[part, None]).exp_().mul_(-factor)
+            torch.softmax(g, -1, out=g).mul_(-factor)
             g.scatter_add_(-1, targets[part, None], factor)
             if grad_weight is not None:
                 grad_weight.addmm_(g.T, states[part].float())
