@@ -68,11 +68,6 @@ class Layout:
     segments: tuple[Segment, ...]
     depths: Tensor
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return int(self.depths.max()) + 1
-
     def attend(self, q: Tensor, k: Tensor, v: Tensor, form: Form) -> Tensor:
         """See `flat.Attends`; every layer sees the same. Probabilities rounded to bfloat16 would not do."""
         return flat_attention(q.float(), k.float(), v.float(), self.segments, form)

@@ -10,7 +10,8 @@ The entropy H_c = - sum_v p_v log p_v of each position may carry a gradient too,
     d H_c / d h_c = - (sum_v p_v (log p_v + H_c) W[v]) / temperature
 
 All chunks share one buffer, and all steps but the products are done in place: fresh memory of that size
-costs more than the arithmetic.
+costs more than the arithmetic. Exponentials are those of softmax, in place too: `exp_` is a call of MKL,
+whose first one in a process was now and then off by 1e-4 in the half of the second thread.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ class _TokenLogps(torch.autograd.Function):
         bonus: bool,
     ) -> Any:
         logps = states.new_empty(len(targets), dtype=torch.float32)
-        norms = torch.empty_like(logps)
         measured = torch.empty_like(logps) if measure else None
         slope = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         bend = torch.empty_like(states) if bonus and slope is not None else None
@@ -47,21 +47,20 @@ class _TokenLogps(torch.autograd.Function):
             z = _logits(states[part], weight, bias, scale, buffer)
             at = targets[part, None]
             chosen, top = z.gather(-1, at), z.amax(-1, keepdim=True)
-            z.sub_(top)
-            p = z.exp_() if spare is None else torch.exp(z, out=spare[: len(z)])
-            total = p.sum(-1, keepdim=True)
-            norm = total.log() + top
-            logps[part], norms[part] = (chosen - norm)[:, 0], norm[:, 0]
-            if measured is not None:  # p is not divided by its total yet, and z has become log p + log total
-                entropy = measure == "entropy"
-                mean = (z if entropy else z.copy_(p)).mul_(p).sum(-1, keepdim=True) / total
-                measured[part] = (total.log() - mean if entropy else (mean / total).log())[:, 0]
-                if bend is not None:  # z is p (log p + log total) by now, and H - log total = -mean
-                    z.neg_().addcmul_(p, mean)
-                    bend[part] = (z.to(weight.dtype) @ weight) / total.to(weight) * scale
+            p = torch.softmax(z, -1, out=z if spare is None else spare[: len(z)])
+            norm = top - p.amax(-1, keepdim=True).log()  # the likeliest token has p = e^(top - norm)
+            logps[part] = (chosen - norm)[:, 0]
+            if measured is not None:
+                if measure == "entropy":
+                    entropy = -z.sub_(norm).mul_(p).sum(-1, keepdim=True)  # z becomes p log p
+                    measured[part] = entropy[:, 0]
+                    if bend is not None:
+                        bend[part] = (z.addcmul_(p, entropy).neg_().to(weight.dtype) @ weight) * scale
+                else:
+                    measured[part] = torch.mul(p, p, out=z).sum(-1).log()
             if slope is not None:
-                slope[part] = (weight[at[:, 0]] - (p.to(weight.dtype) @ weight) / total.to(weight)) * scale
-        ctx.save_for_backward(states, weight, bias, targets, norms, slope, bend, measured if bonus else None)
+                slope[part] = (weight[at[:, 0]] - p.to(weight.dtype) @ weight) * scale
+        ctx.save_for_backward(states, weight, bias, targets, slope, bend, measured if bonus else None)
         ctx.scale = scale
         if measured is not None and not bonus:
             ctx.mark_non_differentiable(measured)
@@ -70,7 +69,7 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         grad, grad_entropy = grads
-        states, weight, bias, targets, norms, slope, bend, entropy = ctx.saved_tensors
+        states, weight, bias, targets, slope, bend, entropy = ctx.saved_tensors
         grad_states = grad[:, None].to(slope.dtype) * slope if slope is not None else None
         if bend is not None:
             grad_states = grad_states + grad_entropy[:, None].to(bend.dtype) * bend
@@ -84,13 +83,11 @@ class _TokenLogps(torch.autograd.Function):
             part = slice(start, start + CHUNK)
             factor = grad[part, None] * ctx.scale
             g = _logits(states[part], weight, bias, ctx.scale, buffer)
-            g.sub_(norms[part, None])
             if entropy is None:
-                g.exp_().mul_(-factor)
+                torch.softmax(g, -1, out=g).mul_(-factor)
             else:
-                rise = grad_entropy[part, None] * ctx.scale
-                slopes = (g + entropy[part, None]).mul_(rise).add_(factor)
-                g.exp_().mul_(slopes.neg_())
+                rise = g.log_softmax(-1).add_(entropy[part, None]).mul_(grad_entropy[part, None] * ctx.scale)
+                torch.softmax(g, -1, out=g).mul_(rise.add_(factor).neg_())
             g.scatter_add_(-1, targets[part, None], factor)
             if grad_weight is not None:
                 grad_weight.addmm_(g.T, states[part].float())

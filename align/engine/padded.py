@@ -12,19 +12,6 @@ from align.engine import virtual
 from align.engine.batch import TokenBatch
 
 
-def pad(batch: TokenBatch, fill: int = 0) -> tuple[Tensor, Tensor]:
-    """Sequences as a rectangle.
-
-    Returns:
-        ids [S, L] with `fill` behind each sequence, mask [S, L] True at real tokens.
-    """
-    lengths = batch.lengths
-    rows = [torch.cat([batch.ids[a:b], batch.ids[c:d]]) for a, b, c, d in batch.spans.tolist()]
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=float(fill))
-    mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-    return ids, mask
-
-
 def hidden_states(body: nn.Module, batch: TokenBatch) -> Tensor:
     """Last hidden states of the model without its head.
 
@@ -35,7 +22,8 @@ def hidden_states(body: nn.Module, batch: TokenBatch) -> Tensor:
         [S * L, D]; sequence s, index i stands at s * L + i.
     """
     device = next(body.parameters()).device
-    ids, _ = pad(batch)
+    rows = [torch.cat([batch.ids[a:b], batch.ids[c:d]]) for a, b, c, d in batch.spans.tolist()]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
     past = virtual.cache_of(body, batch.sequences)
     out: Tensor = body(input_ids=ids.to(device), past_key_values=past, use_cache=False).last_hidden_state
     return out.flatten(0, 1)

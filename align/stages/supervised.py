@@ -83,15 +83,12 @@ def measure(
     if not rows:
         return {"n": 0}
     parts: list[dict[str, Metric]] = []
-    total = 0.0
     size = together or len(rows)
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
         for group, batch in microbatches(some, budget):
-            loss = objective(batch, [some[i] for i in group])
-            total += float(loss.total)
-            parts.append(loss.metrics)
-    return {"loss": total / len(rows), "n": len(rows), **merge(parts)}
+            parts.append(objective(batch, [some[i] for i in group]).metrics)
+    return {"n": len(rows), **merge(parts)}
 
 
 def body_and_head(reward: RewardModel, lr: float, head_lr: float | None) -> list[Group]:

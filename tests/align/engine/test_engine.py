@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from align.data.types import Response, TokenRow
 from align.engine import head as head_module
-from align.engine.batch import Budget, cut, pack
+from align.engine.batch import Budget, TokenBatch, by_row, cut, microbatches, pack
 from align.engine.forward import states
 from align.engine.head import Measure, mean_logps, token_logps
 
@@ -145,3 +145,88 @@ def test_mean_over_the_vocabulary_and_its_gradients_equal_full_logits(bias: bool
         found.append([means.detach(), x.grad, *(p.grad.clone() for p in head.parameters())])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_logits_beyond_the_reach_of_exp_are_no_overflow() -> None:
+    """Logits 200, 0 and -200: e^200 is infinite in float32, the log-probs are not."""
+    head = torch.nn.Linear(1, 3, bias=False)
+    head.weight.data = torch.tensor([[200.0], [0.0], [-200.0]])
+    h, targets = torch.ones(3, 1, requires_grad=True), torch.tensor([0, 1, 2])
+    measures: tuple[Measure, ...] = ("entropy", "log_squares")  # of a distribution that is certain
+    for measure in measures:
+        got, measured = token_logps(h, head, targets, measure=measure)
+        assert measured is not None
+        assert measured.tolist() == [0.0] * 3
+        assert got.tolist() == [0.0, -200.0, -400.0]
+        assert got.requires_grad
+        assert not measured.requires_grad
+    slopes = torch.autograd.grad(got.sum(), [h, head.weight])
+    assert slopes[0].flatten().tolist() == [0.0, -200.0, -400.0]
+    assert slopes[1].flatten().tolist() == [-2.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["states", "weight", "bias"])
+def test_what_learns_alone_gets_its_gradient(place: int) -> None:
+    torch.manual_seed(1)
+    head, h, targets = torch.nn.Linear(6, 17), torch.randn(4, 6), torch.tensor([3, 16, 0, 3])
+    learns = [h, head.weight, head.bias][place]
+    for tensor in (h, head.weight, head.bias):
+        tensor.requires_grad_(tensor is learns)
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    got = torch.autograd.grad((token_logps(h, head, targets)[0] * weights).sum(), learns)
+    full = head(h).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    torch.testing.assert_close(got, torch.autograd.grad((full * weights).sum(), learns), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [1, 99])
+@pytest.mark.parametrize("padded", [False, True])
+def test_numbers_by_row_stand_in_the_rows_order_and_hold_no_graph(tokens: int, padded: bool) -> None:
+    scale = torch.ones((), requires_grad=True)
+
+    def read(batch: TokenBatch) -> torch.Tensor:
+        return scale * batch.ids[batch.spans[:, 2]]
+
+    found = by_row(ROWS[::-1], Budget(tokens, padded), read)  # the larger one, which is packed first, last
+    assert [part.tolist() for part in found] == [[12.0], [8.0, 10.0]], "the first token of each answer"
+    assert not any(part.requires_grad for part in found)
+
+
+def test_micro_batches_score_every_token_where_that_is_asked() -> None:
+    counts = {
+        every: sum(len(batch.targets) for _, batch in microbatches(ROWS, Budget(1), score_all=every))
+        for every in (False, True)
+    }
+    assert counts == {False: 7, True: 10}
+
+
+def test_what_stands_before_each_prompt_counts_in_the_budget() -> None:
+    rows = [row(str(n), [1, 1], ([2, 3], [1, 1])) for n in range(3)]
+    assert len(cut(rows, Budget(12, padded=True))) == 1, "three rows of 4 tokens"
+    assert len(cut(rows, Budget(12, padded=True, virtual=2))) == 2
+    assert len(cut(rows, Budget(18, padded=True, virtual=2))) == 1, "of 6"
+    assert Budget(9, virtual=2).halved() == Budget(4, virtual=2)
+
+
+def test_a_head_in_bfloat16_rounds_its_logits_alone() -> None:
+    """Sums over the vocabulary and gradients over the chunks are added up in float32."""
+    torch.manual_seed(1)
+    head = torch.nn.Linear(6, 17).bfloat16()
+    h, targets = torch.randn(600, 6).bfloat16().requires_grad_(), torch.randint(0, 17, (600,))
+    weights = torch.randn(600)
+    parameters = [h, *head.parameters()]
+    logps = token_logps(h, head, targets)[0]
+    logits = (h @ head.weight.T).float() + head.bias.float()
+    full = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    torch.testing.assert_close(logps, full, rtol=1e-5, atol=1e-5)
+    got = torch.autograd.grad((logps * weights).sum(), parameters)
+    wide = [p.detach().float().requires_grad_() for p in parameters]
+    full = torch.nn.functional.linear(*wide).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    want = torch.autograd.grad((full * weights).sum(), wide)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == torch.bfloat16
+        assert float((a.float() - b).norm()) <= 5e-3 * float(b.norm())
+
+
+def test_every_answer_counts_in_a_padded_budget() -> None:
+    rows = [row(str(n), [1, 1], ([2, 3], [1, 1]), ([2, 4], [1, 1])) for n in range(3)]  # 2 x 4 tokens each
+    assert [len(cut(rows, Budget(tokens, padded=True))) for tokens in (12, 16, 24)] == [3, 2, 1]

@@ -192,3 +192,14 @@ def test_attention_by_definition(
     weight = torch.randn_like(want)
     for a, b in zip(*(torch.autograd.grad((x * weight).sum(), (q, k, v)) for x in (got, want)), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_attention_in_bfloat16_rounds_what_comes_out_alone() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 96, 8).bfloat16() for _ in range(3))
+    how = layout(torch.tensor([[0, 40, 40, 96]]))
+    got, _ = flat._attention("sdpa", torch.nn.Identity(), q, k, v, None, align_layout=how)
+    exact = torch.nn.functional.scaled_dot_product_attention(*(x.double() for x in (q, k, v)), is_causal=True)
+    assert got.dtype == torch.bfloat16
+    same = got[0] == exact[0].transpose(0, 1).bfloat16()
+    assert float(same.float().mean()) > 0.99

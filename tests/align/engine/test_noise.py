@@ -85,6 +85,8 @@ def test_step_seed_and_row_each_draw_anew(model: LlamaForCausalLM) -> None:
     assert not torch.allclose(first["a"], noise_of(model, twins, step=5)["a"], atol=1e-3)
     assert not torch.allclose(first["a"], noise_of(model, twins, seed=2)["a"], atol=1e-3)
     assert torch.equal(first["a"], noise_of(model, twins)["a"])
+    one, other = (noise_of(model, twins, step=step, seed=seed) for seed, step in ((1, 23), (12, 3)))
+    assert not torch.allclose(one["a"], other["a"], atol=1e-3), "not even where the digits are the same"
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -83,3 +83,11 @@ def test_a_model_is_left_in_the_mode_it_was_in() -> None:
     model = llama().train()
     paths.choose(model)
     assert model.training
+
+
+def test_a_stream_that_comes_out_as_no_number_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = flat.hidden_states
+    monkeypatch.setattr(flat, "hidden_states", lambda body, batch: right(body, batch) * float("nan"))
+    model = llama()
+    assert paths.choose(model) == "its states differ by nan on a stream"
+    assert not flat.is_prepared(model.base_model)

@@ -52,3 +52,14 @@ def test_an_embedding_with_more_rows() -> None:
     assert torch.equal(found, want)
     found.sum().backward()
     assert torch.equal(rows.grad, torch.ones(2, 8))
+
+
+def test_rows_in_float32_stand_in_a_model_in_bfloat16() -> None:
+    model, rows = body().bfloat16(), torch.full((2, 8), 0.3, requires_grad=True)
+    virtual.use_tokens(model, lambda: rows, 2)
+    found = model.get_input_embeddings()(torch.tensor([[21, 3]]))
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found[0, 0], rows[1].bfloat16())
+    found.sum().backward()
+    assert rows.grad is not None
+    assert (rows.grad.dtype, rows.grad.tolist()) == (torch.float32, [[0.0] * 8, [1.0] * 8])

@@ -308,6 +308,8 @@ def test_virtual_tokens_do_not_merge(base: Path, tmp_path: Path, name: str) -> N
 def test_virtual_tokens_count_in_the_budget(base: Path) -> None:
     policy = open_policy(base, base, None, adapter("prompt"))
     assert policy.budget(100) == Budget(100, virtual=5)
+    prefix = open_policy(base, base, None, adapter("prefix"))
+    assert prefix.budget(100) == Budget(100, padded=True, virtual=5)
     # unique tokens 8, 3, 10 and 5 virtual ones each: 13, 8, 15
     assert len(cut(ROWS, Budget(21, virtual=5))) == 2
     assert len(cut(ROWS, Budget(20, virtual=5))) == 3

@@ -93,3 +93,10 @@ def test_length_desensitised_by_hand() -> None:
     assert weights.tolist() == [*first, *second, *third]
     assert length_desensitised(torch.tensor([[2, 4]]), 1.0).tolist() == [1.0] * 6
     assert length_desensitised(torch.zeros(0, 2, dtype=torch.long), 0.5).tolist() == []
+
+
+def test_the_exponential_is_exact_up_to_e_to_the_20_and_no_further() -> None:
+    knobs = Knobs(0.1, divergence="forward_kl")
+    exact, line = (shaped(one(x), knobs).item() for x in (-19.5, -22.0))
+    assert exact == pytest.approx(1 - math.exp(19.5), rel=1e-12)
+    assert line == pytest.approx(1 - math.exp(20) * (1 + 2), rel=1e-12)

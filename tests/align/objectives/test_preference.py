@@ -56,6 +56,12 @@ def test_rewards_without_a_reference(name: str, chosen: float, rejected: float) 
     assert found == pytest.approx([chosen, rejected, chosen - rejected, 1.0])
 
 
+def test_one_loss_on_means_tells_the_rewards_of_a_sum_per_token() -> None:
+    loss = preference_loss(_pair(reference=False), {"simpo": 1.0, "nll": 0.2}, Knobs(beta=0.5))
+    metrics = merge([loss.metrics])
+    assert (metrics["rewards/chosen"], metrics["rewards/rejected"]) == (-0.25, -1.25)
+
+
 def test_at_the_reference_nothing_is_accurate() -> None:
     x = torch.tensor([-3.0, -2.0])
     one = torch.ones(2)

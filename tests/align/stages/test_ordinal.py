@@ -18,10 +18,12 @@ from transformers import AutoModelForSequenceClassification
 from align.artifacts.store import Store
 from align.config.schema import NoAdapter, TinyModel
 from align.config.stages import RewardOptions
+from align.data.types import Response, TokenRow
 from align.data.views import is_test
 from align.errors import DataError, Interrupted
 from align.models.sources import materialise
 from align.stages.base import StageContext
+from align.stages.ordinal_objective import Ordinal
 from align.stages.reward import Reward
 
 WORDS = ("awful", "poor", "fair", "good", "superb")
@@ -147,3 +149,18 @@ def test_a_rating_outside_the_scale_is_refused_before_anything_runs(data: Path, 
         "data of stages.rm.scale: the rating 5 lies outside the scale 1 to 4; "
         "mend it, or widen stages.rm.scale"
     )
+
+
+def rated(*ratings: float) -> TokenRow:
+    answers = (Response((2,), (1.0,)),) * len(ratings)
+    return TokenRow("a", (1,), answers, tiers=(0,) * len(ratings), ratings=ratings)
+
+
+def test_thresholds_learn_at_the_rate_of_the_head_and_the_usual_class_is_the_lower_median() -> None:
+    ordinal = Ordinal.of((1.0, 2.0, 3.0), "scale", [rated(1.0, 3.0)])
+    plain = {"kind": "reward", "data": "x", "loss": "ordinal", "lr": 1e-3}
+    for given, lr in (({}, 1e-3), ({"head_lr": 1e-2}, 1e-2)):
+        group = ordinal.group(RewardOptions.model_validate({**plain, **given}))
+        assert (group.lr, group.clip_with) == (lr, "reward")
+    held_out, train = [rated(2.0, 1.0)], [rated(3.0, 1.0), rated(1.0, 2.0)]
+    assert ordinal.classes_and_usual(held_out, train) == ([[1, 0]], 0)

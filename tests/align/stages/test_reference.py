@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from align.artifacts import manifest
 from align.artifacts.commit import commit
 from align.artifacts.manifest import verify
 from align.artifacts.store import Artifact
@@ -53,9 +55,10 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
     return Asked()
 
 
-def artifact(folder: Path, weights: bytes, metrics: str = "") -> Artifact:
+def artifact(folder: Path, weights: bytes, metrics: str = "", config: str = "{}") -> Artifact:
     with commit(folder, kind="policy", key=folder.name) as out:
         (out / "adapter_model.safetensors").write_bytes(weights)
+        (out / "adapter_config.json").write_text(config)
         (out / "metrics.jsonl").write_text(metrics)
     return Artifact(folder, verify(folder))
 
@@ -99,6 +102,33 @@ def test_other_weights_are_computed_and_other_notes_are_not(asked: Asked, tmp_pa
     asked.ctx.dtype = "bfloat16"
     asked(tmp_path, ROWS)
     assert asked.computed == 5
+
+
+def test_another_config_and_other_libraries_are_computed(
+    asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter's config scales its weights."""
+    one = artifact(tmp_path / "one", b"1", config='{"lora_alpha": 8}')
+    asked(one, ROWS)
+    asked(artifact(tmp_path / "two", b"1", config='{"lora_alpha": 16}'), ROWS)
+    assert asked.computed == 2
+    monkeypatch.setattr(manifest, "versions", lambda: {"torch": "0"})
+    asked(one, ROWS)
+    assert asked.computed == 3
+
+
+def test_what_lies_under_another_key_is_not_taken(asked: Asked, tmp_path: Path) -> None:
+    """As where a folder was copied by hand."""
+    asked(tmp_path, ROWS[1:])
+    (kept,) = (tmp_path / "cache" / "reference_logps").iterdir()
+    kept.rename(tmp_path / "kept")
+    other = [replace(ROWS[1], prompt=(9, 9))]
+    asked(tmp_path, other)
+    (place,) = (tmp_path / "cache" / "reference_logps").iterdir()
+    shutil.rmtree(place)
+    (tmp_path / "kept").rename(place)
+    assert asked(tmp_path, other)["b"].tolist() == [-12.0]
+    assert asked.computed == 3
 
 
 LORA = LoraAdapter(kind="lora")

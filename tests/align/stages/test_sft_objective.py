@@ -17,6 +17,7 @@ from align.data.template import ChatTemplate
 from align.data.types import Response, TokenRow
 from align.engine import flat
 from align.engine.batch import Budget, microbatches, pack
+from align.engine.noise import neftune
 from align.models.policy import model_logps
 from align.models.tiny import build_tokenizer
 from align.stages.sft_objective import Likelihood
@@ -98,3 +99,22 @@ def test_texts_in_one_batch_do_not_see_one_another(tmp_path: Path) -> None:
     assert not torch.equal(before["1"], after["1"])
     assert torch.equal(before["0"], after["0"])
     assert torch.equal(before["2"], after["2"])
+
+
+def test_noise_on_embeddings_is_that_of_the_step_and_the_seed() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=16, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config).eval()
+    policy: Any = SimpleNamespace(plain=model, logps=lambda batch: model_logps(model, batch))
+    batch, found = pack(ROWS), []
+    for seed, step in ((1, 0), (1, 7), (2, 7)):
+        objective = Likelihood(policy, SftOptions(kind="sft", data="x", neftune_alpha=50.0), seed)
+        objective.before(step, 0, ROWS, Budget(99))
+        with neftune(model, batch, 50.0, seed, step):
+            nlls = -model_logps(model, batch)[0].detach()
+        want = float(nlls[0] + 0.5 * nlls[1] + 3 * nlls[2])  # the weights of ROWS
+        found.append(float(objective(batch, ROWS).total.detach()))
+        assert found[-1] == pytest.approx(want, rel=1e-6)
+    assert len({round(x, 3) for x in found}) == 3

@@ -236,6 +236,13 @@ def test_rows_that_a_trainer_cannot_take(tmp_path: Path, monkeypatch: pytest.Mon
     half = Response((5, EOS), (0.5, 1.0))
     with pytest.raises(DataError, match="row r0 weighs its turns, and TRL's RewardTrainer takes them or "):
         trl_engine.check_rows(ctx, [replace(first, responses=(half, half))])
+    for weight in (0.5, 2.0):
+        told = rf"row r0 has a weight of {weight:g}, and TRL's RewardTrainer weighs all rows alike; leave "
+        with pytest.raises(DataError, match=told):
+            trl_engine.check_rows(ctx, [*rest, replace(first, weight=weight)])
+    ctx.dtype = "bfloat16"
+    with pytest.raises(ConfigError, match=r"trl is not built for bfloat16; hardware.dtype=float32, or "):
+        trl_engine.check_rows(ctx, [first])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"stages\.s\.engine: TRL is not installed; pip install trl"):
         trl_engine.check_rows(ctx, [first])

@@ -84,7 +84,10 @@ class Line:
         """The statistic."""
         return {"memory": self.memory}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Put it back."""
         self.memory = state["memory"]
 
@@ -191,18 +194,28 @@ def test_a_state_carries_the_generators_of_python_and_numpy_too() -> None:
     model = nn.Linear(2, 1)
     parameters, optimizer = dict(model.named_parameters()), torch.optim.AdamW(model.parameters())
     seed_all(5)
-    np.random.standard_normal()  # leaves a second number behind, which is part of the state
+    np.random.standard_normal()  # either leaves a second number behind, which is part of the state
+    random.gauss(0.0, 1.0)
     tensors, rest = state.capture(parameters, optimizer)
     saved = {name: tensor.clone() for name, tensor in tensors.items()}
 
     def draw() -> tuple[float, float, float]:
-        return random.random(), float(np.random.standard_normal()), float(torch.rand(()))
+        return random.gauss(0.0, 1.0), float(np.random.standard_normal()), float(torch.rand(()))
 
     want = draw()
     seed_all(6)
     assert draw() != want
     state.restore(parameters, optimizer, saved, json.loads(json.dumps(rest)), "here")
     assert draw() == want
+
+
+def test_seeding_twice_draws_the_same() -> None:
+    drawn = []
+    for _ in range(2):
+        seed_all(2**32 + 5)  # more than numpy takes
+        drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))
+    assert drawn[0] == drawn[1]
+    assert drawn[0][1] == np.random.RandomState(5).rand(), "and another seed draws otherwise"
 
 
 def test_a_stop_between_edges_goes_on_to_the_next_edge(tmp_path: Path) -> None:
@@ -326,6 +339,30 @@ def test_a_step_that_runs_out_of_memory_is_done_again_in_smaller_parts(
     for a, b in zip(got, want, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
     torch.testing.assert_close(short.model.weight, whole.model.weight, rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_that_is_done_again_draws_the_same_numbers_and_the_next_one_others(tmp_path: Path) -> None:
+    """Of dropout, say."""
+    task, drawn = Line(total=2), []
+    micros, left = task.micros, [1]
+
+    def drawing(step: int) -> tuple[Iterable[Micro], float]:
+        parts, count = micros(step)
+
+        def loss(part: Micro) -> Loss:
+            drawn.append((step, float(torch.rand(()))))
+            if left and left.pop():
+                raise MemoryError
+            return part.loss()
+
+        return [Micro(lambda part=part: loss(part), part.names, part.tokens) for part in parts], count  # type: ignore[misc]
+
+    task.micros = drawing  # type: ignore[method-assign]
+    run(task, tmp_path)
+    assert [step for step, _ in drawn] == [0, 0, 0, 1, 1], "whole, then twice in halves"
+    values = [value for _, value in drawn]
+    assert values[0] == values[1]
+    assert len(set(values)) == 4
 
 
 def test_it_gives_up_after_three_halvings_and_takes_no_step(tmp_path: Path) -> None:

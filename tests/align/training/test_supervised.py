@@ -70,5 +70,5 @@ def test_an_anchor_sees_whole_steps_before_their_first_part() -> None:
     assert anchor.shown[-1] == (0, 0, ids[0][0], 1), "the step that is done again"
     assert task.after(0, {"loss": 1.0}) == {"loss": 1.0, "shown": 4}
     again = SupervisedTask([], rows, 2, 3, Budget(3), 0, objective, len, {}, Seen())
-    again.load(task.state())
+    again.load(task.state(), {})
     assert again.state() == task.state() != {}
