@@ -32,6 +32,12 @@ def inputs_of(options: StageOptions) -> dict[str, list[str]]:
     return named
 
 
+def input_options(kind: type[StageOptions]) -> dict[str, Input]:
+    """Options of a kind of stage that name stages, and what each wants of them."""
+    marked = ((name, _marker(info)) for name, info in kind.model_fields.items())
+    return {name: marker for name, marker in marked if marker is not None}
+
+
 def order(recipe: Recipe) -> list[str]:
     """Names of all stages, each after its inputs, otherwise as the recipe has them.
 
@@ -65,12 +71,10 @@ def check_graph(stages: Mapping[str, StageOptions], kinds: Mapping[str, str]) ->
 
 def _references(options: StageOptions) -> Iterator[tuple[str, str, str]]:
     """(option, kind of artifact wanted, name of the stage) for each input."""
-    for field, info in type(options).model_fields.items():
-        marker = _marker(info)
+    for field, marker in input_options(type(options)).items():
         value = getattr(options, field)
-        if marker is None or value is None:
-            continue
-        for name in value if isinstance(value, list) else [value]:
+        names = [] if value is None else value if isinstance(value, list) else [value]
+        for name in names:
             yield field, marker.kind, name
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from align.config.graph import input_options
+from align.config.stages import KINDS, OUTPUTS, StageOptions, SupervisedOptions
 from align.report.numbers import finite
 
 if TYPE_CHECKING:
     from align.artifacts.store import Artifact
 
 MAX_SAMPLES = 40  # of each source and stage; the rest stays in samples.jsonl
-INPUT_OPTIONS = ("model", "policy", "policies", "reward")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,16 @@ class StageFacts:
     metrics: dict[str, Series] = field(default_factory=dict)
     samples: Samples = field(default_factory=Samples)
     versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it passes over fixed rows: its loss is the objective itself, and it counts in steps."""
+        return issubclass(KINDS.get(self.kind, StageOptions), SupervisedOptions)
+
+    @property
+    def makes_policy(self) -> bool:
+        """Whether its artifact is a policy."""
+        return OUTPUTS.get(self.kind) == "policy"
 
 
 @dataclass(frozen=True)
@@ -213,7 +224,7 @@ def _inputs(composed: dict[str, Any], name: str) -> tuple[str, ...]:
     if not isinstance(options, dict):
         return ()
     found: list[str] = []
-    for option in INPUT_OPTIONS:
+    for option in input_options(KINDS.get(str(options.get("kind")), StageOptions)):
         value = options.get(option)
         found += [value] if isinstance(value, str) else _strings(value)
     return tuple(dict.fromkeys(found))
