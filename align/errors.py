@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 
 _MEMORY = re.compile(
@@ -22,9 +23,14 @@ class AlignError(Exception):
         where: File with line, row or key path, or the thing that failed.
         what: What is wrong, with the offending value.
         fix: What to do about it.
+
+    Attributes:
+        key: Key path of the option that led there (`stages.sft.data`), where `where` is no key path itself;
+            empty where none did. The place in the recipe is found from it.
     """
 
     exit_code = 1
+    key = ""
 
     def __init__(self, where: str, what: str, fix: str = "") -> None:
         self.where, self.what, self.fix = where, what, fix
@@ -56,7 +62,7 @@ class ResourceError(AlignError):
 
 
 class DistributedError(AlignError):
-    """A process of a run failed, hung or disagreed."""
+    """A process of a run on several failed, hung or disagreed; no run has several yet."""
 
     exit_code = 5
 
@@ -98,6 +104,32 @@ def raise_all(errors: Sequence[AlignError]) -> None:
         raise errors[0]
     if errors:
         raise Problems(errors)
+
+
+@contextmanager
+def collected(errors: list[AlignError]) -> Iterator[None]:
+    """Add errors that a person can mend to `errors`, each once, so that all are told together."""
+    try:
+        yield
+    except AlignError as error:
+        for one in _each(error):
+            if str(one) not in map(str, errors):
+                errors.append(one)
+
+
+@contextmanager
+def keyed(key: str) -> Iterator[None]:
+    """Give errors the key path of the option that led to them, unless they have one."""
+    try:
+        yield
+    except AlignError as error:
+        for one in _each(error):
+            one.key = one.key or key
+        raise
+
+
+def _each(error: AlignError) -> list[AlignError]:
+    return error.errors if isinstance(error, Problems) else [error]
 
 
 @cache

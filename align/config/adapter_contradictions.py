@@ -16,6 +16,7 @@ from align.config.schema import (
     PromptTuningAdapter,
 )
 from align.config.stages import DpoOptions, KtoOptions, ScoringOptions
+from align.config.unread import unread
 
 
 def adapter_alone(adapter: BaseModel | None, layers: int | None) -> list[Finding]:
@@ -45,11 +46,15 @@ def _lora(adapter: LoraAdapter, layers: int | None) -> list[Finding]:
 
 
 def _ia3(adapter: Ia3Adapter) -> list[Finding]:
-    for name in adapter.feedforward or []:
-        if adapter.targets is None or name not in adapter.targets:
-            what = f"{name!r} is not among adapter.targets"
-            return [Finding("adapter.feedforward", what, f"try adapter.targets=[k_proj,v_proj,{name}]")]
-    return []
+    targets = adapter.targets or []
+    apart = [name for name in adapter.feedforward or [] if name not in targets]
+    if not apart:
+        return []
+    what = f"{', '.join(apart)} must be among adapter.targets too"
+    if adapter.targets is None:
+        what += ", which is not given"
+    both = ",".join([*(targets or ["k_proj", "v_proj"]), *apart])
+    return [Finding("adapter.feedforward", what, f"try adapter.targets=[{both}]")]
 
 
 def _prompt_tuning(adapter: PromptTuningAdapter) -> list[Finding]:
@@ -61,9 +66,8 @@ def _prompt_tuning(adapter: PromptTuningAdapter) -> list[Finding]:
                 "give one, or try adapter.init=sample_vocab",
             )
         ]
-    if adapter.init != "text" and adapter.init_text is not None:
-        what = f"is not read by adapter.init={adapter.init}"
-        return [Finding("adapter.init_text", what, "try adapter.init=text, or adapter.init_text=null")]
+    if adapter.init != "text":
+        return unread("adapter", adapter, "init_text", f"adapter.init={adapter.init}", "adapter.init=text")
     return []
 
 

@@ -31,6 +31,7 @@ from align.config.stages import (
     SftOptions,
     SupervisedOptions,
 )
+from align.config.unread import unread
 
 TINY_CONTEXT = 1024  # of the model that models/sources.py builds
 MOST_HEADS = 32
@@ -59,9 +60,19 @@ def size_of(model: BaseModel | None) -> Size:
 
 
 def contradictions(
-    model: BaseModel | None, adapter: BaseModel | None, stages: Mapping[str, StageOptions]
+    model: BaseModel | None,
+    adapter: BaseModel | None,
+    stages: Mapping[str, StageOptions],
+    dtype: object = "auto",
 ) -> list[Finding]:
-    """Everything that cannot go together in the parts of a recipe that are right by themselves."""
+    """Everything that cannot go together in the parts of a recipe that are right by themselves.
+
+    Args:
+        model: What is known of it; None where it is not right by itself.
+        adapter: None where it is not right by itself.
+        stages: Those that are right by themselves.
+        dtype: Of the hardware; `auto` stands for one that is not decided yet.
+    """
     size = size_of(model)
     findings = _model(model) + adapter_alone(adapter, size.layers)
     for name, options in stages.items():
@@ -74,7 +85,7 @@ def contradictions(
         if isinstance(options, SftOptions):
             findings += _sft(key, options)
         if isinstance(options, SupervisedOptions):
-            findings += not_taken(key, options, adapter)
+            findings += not_taken(key, options, adapter, dtype)
         if isinstance(options, RewardOptions):
             findings += _not_read_by_reward(key, options)
         if isinstance(options, ProcessRewardOptions):
@@ -144,10 +155,9 @@ def _sampling(key: str, sampling: SamplingOptions | None) -> list[Finding]:
 
 
 def _sft(key: str, options: SftOptions) -> list[Finding]:
-    if options.loss == "nll" or options.label_smoothing == 0:
+    if options.loss == "nll":
         return []
-    what = f"{options.label_smoothing:g} is not read by {key}.loss={options.loss}"
-    return [Finding(f"{key}.label_smoothing", what, f"try {key}.label_smoothing=0, or {key}.loss=nll")]
+    return unread(key, options, "label_smoothing", f"{key}.loss={options.loss}", f"{key}.loss=nll")
 
 
 def _layers(key: str, options: ScoringOptions, size: Size) -> list[Finding]:
@@ -159,7 +169,7 @@ def _layers(key: str, options: ScoringOptions, size: Size) -> list[Finding]:
 
 
 def _not_read_by_reward(key: str, options: RewardOptions) -> list[Finding]:
-    """Options that were changed and that the loss does not read; thresholds fix what centring would fix."""
+    """Options of other losses; thresholds fix what centring would fix."""
     ranks = ["bradley_terry", "plackett_luce"]
     readers = {
         "margin": ranks[:1],
@@ -170,13 +180,8 @@ def _not_read_by_reward(key: str, options: RewardOptions) -> list[Finding]:
     }
     findings: list[Finding] = []
     for name, losses in readers.items():
-        value, default = getattr(options, name), RewardOptions.model_fields[name].default
-        if value != default and options.loss not in losses:
-            shown = f"{value:g}" if isinstance(value, float) else value
-            back = {None: "null", 0.0: "0"}.get(default, default)
-            what = f"{shown} has no place in {key}.loss={options.loss}"
-            fix = f"try {key}.loss={losses[0]}, or {key}.{name}={back}"
-            findings.append(Finding(f"{key}.{name}", what, fix))
+        if options.loss not in losses:
+            findings += unread(key, options, name, f"{key}.loss={options.loss}", f"{key}.loss={losses[0]}")
     return findings
 
 
@@ -194,8 +199,8 @@ def _dpo(key: str, options: DpoOptions) -> list[Finding]:
         whole = next(name for name in traits if name not in on_pairs)
         what = f"{whole} reads whole rankings, and {on_pairs[0]} pairs"
         return [Finding(f"{key}.loss", what, f"name one of them, or try {key}.loss={{sigmoid: 1, nll: 0.2}}")]
-    findings = _smoothing(key, options, traits) + _divergence(key, options, traits)
-    findings += _not_read(key, options, traits) + _wpo(key, options, traits)
+    findings = _exo(key, options, traits) + _divergence(key, options, traits)
+    findings += _not_read_by_dpo(key, options, traits) + _wpo(key, options, traits)
     if any(trait.whole_batch for trait in traits.values()) and options.tokens_per_microbatch != "auto":
         what = f"{options.tokens_per_microbatch} would cut the step that {key}.loss=aot sorts as one"
         findings.append(
@@ -204,14 +209,11 @@ def _dpo(key: str, options: DpoOptions) -> list[Finding]:
     return findings
 
 
-def _smoothing(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> list[Finding]:
-    name, names = f"{key}.label_smoothing", ", ".join(traits)
-    if options.label_smoothing == 0 and "exo" in traits:
-        return [Finding(name, "0 makes exo infinite", f"try {name}=0.001")]
-    if options.label_smoothing > 0 and not any(trait.smoothing for trait in traits.values()):
-        what = f"{options.label_smoothing:g} is not read by {key}.loss={names}"
-        return [Finding(name, what, f"try {name}=0, or {key}.loss=sigmoid")]
-    return []
+def _exo(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> list[Finding]:
+    if "exo" not in traits or options.label_smoothing > 0:
+        return []
+    name = f"{key}.label_smoothing"
+    return [Finding(name, "0 makes exo infinite", f"try {name}=0.001")]
 
 
 def _divergence(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> list[Finding]:
@@ -224,9 +226,8 @@ def _divergence(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> 
             return [Finding(name, what, f"try {name}=reverse_kl, or {key}.loss=sigmoid")]
     if options.divergence == "alpha" and options.alpha is None:
         return [Finding(f"{key}.alpha", f"is missing, and {name}=alpha reads it", f"try {key}.alpha=0.5")]
-    if options.divergence != "alpha" and options.alpha is not None:
-        what = f"{options.alpha:g} is not read by {name}={options.divergence}"
-        return [Finding(f"{key}.alpha", what, f"try {name}=alpha, or {key}.alpha=null")]
+    if options.divergence != "alpha":
+        return unread(key, options, "alpha", f"{name}={options.divergence}", f"{name}=alpha")
     return []
 
 
@@ -239,23 +240,20 @@ def _wpo(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> list[Fi
     return [Finding(f"{key}.wpo", what, f"try {key}.loss=sigmoid, or {key}.wpo=false")]
 
 
-def _not_read(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> list[Finding]:
-    """Options that were changed and that none of the losses reads."""
-    names = ", ".join(traits)
+def _not_read_by_dpo(key: str, options: DpoOptions, traits: Mapping[str, Traits]) -> list[Finding]:
+    """Options of other losses, each with whether these read it and a loss that does."""
     readers = {
-        "discopop_tau": "discopop" in traits,
-        "simpo_gamma": "simpo" in traits,
-        "max_answers": any(trait.rankings for trait in traits.values()),
+        "label_smoothing": (any(trait.smoothing for trait in traits.values()), "sigmoid"),
+        "discopop_tau": ("discopop" in traits, "discopop"),
+        "simpo_gamma": ("simpo" in traits, "simpo"),
+        "max_answers": (any(trait.rankings for trait in traits.values()), "plackett_luce"),
         # The other losses read log-probs of whole answers, each token of weight 1.
-        "ld_alpha": all(trait.reference and not trait.rankings for trait in traits.values()),
+        "ld_alpha": (all(trait.reference and not trait.rankings for trait in traits.values()), "sigmoid"),
     }
     findings: list[Finding] = []
-    for name, read in readers.items():
-        value, default = getattr(options, name), DpoOptions.model_fields[name].default
-        if not read and value != default:
-            back = "null" if default is None else default
-            what = f"{value:g} has no place in {key}.loss={names}"
-            findings.append(Finding(f"{key}.{name}", what, f"try {key}.{name}={back}"))
+    for name, (read, reader) in readers.items():
+        if not read:
+            findings += unread(key, options, name, f"{key}.loss={', '.join(traits)}", f"{key}.loss={reader}")
     return findings
 
 

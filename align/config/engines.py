@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
-from align.config.losses import weights_of
+from align.config.losses import TRL_NAMES, weights_of
 from align.config.refuse import Finding
 from align.config.schema import quantization_of
 from align.config.stages import DpoOptions, SupervisedOptions
+from align.config.unread import unread
 
 # Read before training begins, or given to the trainer as such; `checkpoint_every` only changes the log.
 COMMON = frozenset(
@@ -53,23 +54,26 @@ TRAINERS: dict[str, Trainer] = {
         "DPOTrainer",
         frozenset({"beta", "label_smoothing", "divergence", "alpha", "ld_alpha", "discopop_tau", "wpo"}),
         {
-            "sigmoid": "sigmoid",
-            "robust": "robust",
-            "exo": "exo_pair",
-            "hinge": "hinge",
-            "ipo": "ipo",
-            "sigmoid_norm": "sigmoid_norm",
-            "discopop": "discopop",
-            "aot": "aot",
-            "nca": "nca_pair",
-            "bco": "bco_pair",
-            "sppo": "sppo_hard",
-            "apo_zero": "apo_zero",
-            "apo_down": "apo_down",
-            "nll": "sft",
+            name: TRL_NAMES.get(name, name)
+            for name in (
+                "sigmoid",
+                "robust",
+                "exo",
+                "hinge",
+                "ipo",
+                "sigmoid_norm",
+                "discopop",
+                "aot",
+                "nca",
+                "bco",
+                "sppo",
+                "apo_zero",
+                "apo_down",
+                "nll",
+            )
         },
         switches_dropout_off=True,
-    ),
+    ),  # fmt: skip
     "kto": Trainer(
         "KTOTrainer",
         frozenset({"beta", "desirable_weight", "undesirable_weight"}),
@@ -85,13 +89,16 @@ DIVERGENCES: dict[str, str] = {
 }
 
 
-def not_taken(key: str, options: SupervisedOptions, adapter: BaseModel | None) -> list[Finding]:
+def not_taken(
+    key: str, options: SupervisedOptions, adapter: BaseModel | None, dtype: object
+) -> list[Finding]:
     """What the stage's trainer of TRL cannot take, where the stage asks for it.
 
     Args:
         key: `stages.<name>`.
         options: Of the stage.
         adapter: Of the recipe; None where it is not right by itself.
+        dtype: Of the recipe; `auto` where it is not decided yet.
     """
     if options.engine != "trl":
         return []
@@ -99,19 +106,24 @@ def not_taken(key: str, options: SupervisedOptions, adapter: BaseModel | None) -
     if trainer is None:
         what = f"trl is not built for a stage of kind {options.kind}"
         return [Finding(f"{key}.engine", what, f"try {key}.engine=align")]
-    return _options(key, options, trainer) + _losses(key, options, trainer) + _adapter(key, trainer, adapter)
+    findings = _options(key, options, trainer) + _losses(key, options, trainer)
+    return findings + _adapter(key, trainer, adapter) + _dtype(key, dtype)
+
+
+def _dtype(key: str, dtype: object) -> list[Finding]:
+    if dtype != "bfloat16":
+        return []
+    what = "trl computes in float32 here, not in hardware.dtype=bfloat16"
+    return [Finding(f"{key}.engine", what, f"try hardware.dtype=float32, or {key}.engine=align")]
 
 
 def _options(key: str, options: SupervisedOptions, trainer: Trainer) -> list[Finding]:
     """Options that the trainer does not have, and that were changed."""
     findings: list[Finding] = []
-    for name, info in type(options).model_fields.items():
-        value, default = getattr(options, name), info.get_default(call_default_factory=True)
-        if name in COMMON | trainer.takes or value == default or (name == "loss" and trainer.losses):
-            continue
-        back = "null" if default is None else default
-        fix = f"try {key}.{name}={back}, or {key}.engine=align"
-        findings.append(Finding(f"{key}.{name}", f"{value} is not taken by TRL's {trainer.name}", fix))
+    taken = COMMON | trainer.takes | ({"loss"} if trainer.losses else set())
+    for name in type(options).model_fields:
+        if name not in taken:
+            findings += unread(key, options, name, f"TRL's {trainer.name}", f"{key}.engine=align")
     return findings
 
 

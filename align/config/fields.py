@@ -107,11 +107,13 @@ class Expected:
         noun: `a number`, `one of constant, linear, cosine`.
         limits: `above 0 and below 1`, or empty; for data, the ways to name it.
         optional: True where null is allowed.
+        choices: All values that are allowed, where they can be listed.
     """
 
     noun: str
     limits: str = ""
     optional: bool = False
+    choices: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if self.limits == DATA:
@@ -130,26 +132,38 @@ NOUNS = {
 }
 
 
-def expected(schema: dict[str, Any]) -> Expected:
-    """Words for a property's JSON Schema."""
+def expected(schema: dict[str, Any], most: int | None = None) -> Expected:
+    """Words for a property's JSON Schema; of many choices the first `most`, or all of them."""
     options = schema.get("anyOf", [schema])
     if any(option.get("$ref", "").endswith("/DataRef") for option in options):
         return Expected("the name of data", DATA, {"type": "null"} in options)
     real = [option for option in options if option.get("type") != "null"]
     optional = len(real) < len(options)
+    if all(_choices(option) for option in real):
+        names = [name for option in real for name in _choices(option)]
+        return Expected(_one_of(names, most), "", optional, tuple(names))
     if len(real) == 1:
-        return Expected(_noun(real[0]), _limits(real[0]), optional)
-    nouns = [f"{_noun(option)} {_limits(option)}".strip() for option in real]
+        return Expected(_noun(real[0], most), _limits(real[0]), optional)
+    nouns = [f"{_noun(option, most)} {_limits(option)}".strip() for option in real]
     return Expected(" or ".join(nouns), "", optional)
 
 
-def _noun(schema: dict[str, Any]) -> str:
-    if "const" in schema:
-        return str(schema["const"])
-    if "enum" in schema:
-        names = [str(value) for value in schema["enum"]]
-        shown = names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], "..."]
-        return "one of " + ", ".join(shown)
+def _choices(schema: dict[str, Any]) -> list[str]:
+    """The values that a schema allows, where it lists them."""
+    named = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return [str(value) for value in named]
+
+
+def _one_of(names: Sequence[str], most: int | None) -> str:
+    if len(names) == 1:
+        return names[0]
+    shown = names if most is None or len(names) <= most else [*names[:most], "..."]
+    return "one of " + ", ".join(shown)
+
+
+def _noun(schema: dict[str, Any], most: int | None) -> str:
+    if _choices(schema):
+        return _one_of(_choices(schema), most)
     if schema.get("type") == "array" and schema.get("items", {}).get("type") == "string":
         return "a list of texts"
     return NOUNS.get(schema.get("type", "object"), "a mapping")
@@ -194,7 +208,7 @@ def rows(options: type[BaseModel], prefix: str) -> list[Row]:
         if options is Recipe and get_origin(annotation) is not None and get_origin(annotation) is not Literal:
             continue  # model, adapter and stages have rows of their own
         schema = find_property(options, [name]) or {}
-        takes = expected(schema)
+        takes = expected(schema, MOST_NAMES)
         kind = takes.noun.removeprefix("a ").removeprefix("one of ").removeprefix("the ")
         value = field.get_default(call_default_factory=True)
         default = "required" if field.is_required() else _shown_default(value)

@@ -30,10 +30,32 @@ def inputs_of(options: StageOptions) -> dict[str, list[str]]:
         {'model': ['sft']}
     """
     named: dict[str, list[str]] = {}
-    for field, _, name in _references(options):
+    for field, _, name in references(options):
         if name != BASE:
             named.setdefault(field, []).append(name)
     return named
+
+
+def input_options(kind: type[BaseModel]) -> dict[str, Input]:
+    """Options of a kind of stage that name stages, and what each wants of them."""
+    marked = ((name, _marker(info)) for name, info in kind.model_fields.items())
+    return {name: marker for name, marker in marked if marker is not None}
+
+
+def references(options: BaseModel, above: str = "") -> Iterator[tuple[str, str, str]]:
+    """(option, kind of artifact wanted, name of the stage) for each input, in components and data too."""
+    marked = input_options(type(options))
+    for field in type(options).model_fields:
+        value = getattr(options, field)
+        if isinstance(value, BaseModel):
+            yield from references(value, f"{above}{field}.")
+        elif isinstance(value, dict | list):
+            for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+                if isinstance(part, BaseModel):
+                    yield from references(part, f"{above}{field}.{name}.")
+        if field in marked and value is not None and not isinstance(value, dict):
+            for name in value if isinstance(value, list) else [value]:
+                yield f"{above}{field}", marked[field].kind, name
 
 
 def order(recipe: Recipe) -> list[str]:
@@ -62,29 +84,9 @@ def check_graph(stages: Mapping[str, StageOptions], kinds: Mapping[str, str]) ->
     """
     findings = [finding for name in kinds for finding in _check_name(name)]
     for name, options in stages.items():
-        for field, wanted, other in _references(options):
+        for field, wanted, other in references(options):
             findings += _check_input(f"stages.{name}.{field}", name, kinds, wanted, other)
     return findings + _check_circles(stages)
-
-
-def _references(options: BaseModel, above: str = "") -> Iterator[tuple[str, str, str]]:
-    """(option, kind of artifact wanted, name of the stage) for each input, those of named components too."""
-    for field, info in type(options).model_fields.items():
-        marker = _marker(info)
-        value = getattr(options, field)
-        if isinstance(value, dict):
-            components = {name: part for name, part in value.items() if isinstance(part, BaseModel)}
-            for name, part in components.items():
-                yield from _references(part, f"{above}{field}.{name}.")
-        elif isinstance(value, BaseModel):
-            yield from _references(value, f"{above}{field}.")
-        elif isinstance(value, list) and any(isinstance(part, BaseModel) for part in value):
-            for place, part in enumerate(value):
-                if isinstance(part, BaseModel):
-                    yield from _references(part, f"{above}{field}.{place}.")
-        elif marker is not None and value is not None:
-            for name in value if isinstance(value, list) else [value]:
-                yield f"{above}{field}", marker.kind, name
 
 
 def _marker(info: FieldInfo) -> Input | None:

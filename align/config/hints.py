@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from align.config import fields
+from align.config.engines import DIVERGENCES
 from align.config.refuse import Finding
 from align.registry import nearest
 
@@ -38,13 +39,19 @@ OTHER_NAMES = {  # what other projects call it
     "num_mini_batches": "minibatches",
     "dataset": "data",
     "loss_type": "loss",
+    "use_weighting": "wpo",
     "f_divergence_type": "divergence",
+    **{theirs: ours for ours, theirs in DIVERGENCES.items() if ours != theirs},
     "lora_alpha": "alpha",
     "lora_dropout": "dropout",
+    "use_rslora": "rslora",
+    "init_lora_weights": "init",
+    "num_virtual_tokens": "virtual_tokens",
     "target_modules": "targets",
     "rank": "r",
     "load_in_4bit": "quantize_base",
     "quantization_bit": "quantize_base",
+    "torch_dtype": "dtype",
 }
 
 
@@ -90,8 +97,7 @@ def findings_of(
     for path in unfit:
         key = ".".join([prefix, *path] if prefix else path)
         if not any(name == key or name.startswith(f"{key}.") for name in found):  # else a branch did fit
-            takes = fields.expected(fields.find_property(options, path) or {})
-            found[key] = Finding(key, f"{show(_lookup(data, path))} is not {takes.noun}", f"give {takes}")
+            found[key] = _unfit(key, _lookup(data, path), fields.find_property(options, path) or {})
     return list(found.values())
 
 
@@ -131,12 +137,27 @@ def _lookup(data: Any, path: Sequence[str]) -> Any:
     return data
 
 
+def _unfit(key: str, value: Any, schema: dict[str, Any]) -> Finding:
+    """A value that fits none of the forms that a key takes."""
+    takes = fields.expected(schema)
+    if takes.choices:
+        return _no_choice(key, value, takes)
+    what = f"is not {takes.noun}" if takes.limits else "is not taken"  # without limits both halves were one
+    return Finding(key, f"{show(value)} {what}", f"give {takes}")
+
+
+def _no_choice(key: str, value: Any, takes: fields.Expected) -> Finding:
+    return Finding(
+        key, f"{show(value)} is not a choice", did_you_mean(str(value), takes.choices) or f"give {takes}"
+    )
+
+
 def _finding(
     key: str, path: Sequence[str], item: dict[str, Any], options: type[BaseModel], raw: Raw
 ) -> Finding:
     kind, value = item["type"], item["input"]
     if kind == "extra_forbidden":
-        return Finding(key, "no such key", _near_key(key, path, options))
+        return Finding(key, "no such key", _elsewhere(path, options) or _near_key(key, path, options))
     if kind.startswith("union_tag"):
         return _wrong_kind(key, dict(item))
     schema = fields.find_property(options, path) or {}
@@ -156,10 +177,7 @@ def _finding(
             return Finding(key, f"YAML read `{written}` as {value}", f"quote it: '{written}'")
         return Finding(key, f"YAML read `{written}` as {value}, which is not {takes.noun}", f"give {takes}")
     if kind == "literal_error":
-        choices = [str(choice) for choice in schema.get("enum", [schema.get("const")])]
-        return Finding(
-            key, f"{show(value)} is not a choice", did_you_mean(str(value), choices) or f"give {takes}"
-        )
+        return _no_choice(key, value, takes)
     if kind == "string_pattern_mismatch":
         return Finding(key, f"{show(value)} has the wrong form", _give(schema, takes))
     if kind == "finite_number":
@@ -181,6 +199,21 @@ def _wrong_kind(key: str, item: dict[str, Any]) -> Finding:
 def _give(schema: dict[str, Any], takes: fields.Expected) -> str:
     text = schema.get("description")
     return f"give {takes} ({text})" if text else f"give {takes}"
+
+
+def _elsewhere(path: Sequence[str], options: type[BaseModel]) -> str:
+    """Where a key stands that is not one of these: in another kind of the same part, or in the hardware."""
+    (name, *below) = path
+    if below:
+        return ""
+    for family in (fields.MODELS, fields.ADAPTERS, fields.STAGES):
+        if options not in family.values():
+            continue
+        kinds = [kind for kind, other in family.items() if name in other.model_fields]
+        if kinds:
+            return f"kind {' or '.join(kinds)} has it"
+    ours = OTHER_NAMES.get(name, name)
+    return f"did you mean hardware.{ours}?" if ours in fields.HARDWARE.model_fields else ""
 
 
 def _near_key(key: str, path: Sequence[str], options: type[BaseModel]) -> str:

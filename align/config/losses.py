@@ -56,6 +56,9 @@ LOSSES: dict[str, Traits] = {
     "plackett_luce": Traits(rankings=True),
     "bradley_terry": Traits(rankings=True),
 }
+TRL_NAMES: dict[str, str] = {  # of the losses that TRL calls otherwise
+    "exo": "exo_pair", "nca": "nca_pair", "bco": "bco_pair", "sppo": "sppo_hard", "nll": "sft"
+}  # fmt: skip
 
 
 def weights_of(loss: str | Mapping[str, float]) -> dict[str, float]:
@@ -74,9 +77,10 @@ def weights_of(loss: str | Mapping[str, float]) -> dict[str, float]:
     weights = {loss: 1.0} if isinstance(loss, str) else dict(loss)
     if not weights:
         raise ValueError("names no loss; give sigmoid, or {sigmoid: 1.0, nll: 0.2}")
+    ours = {theirs: name for name, theirs in TRL_NAMES.items()}
     for name in weights:
         if name not in LOSSES:
-            near = nearest(name, LOSSES)
+            near = ours.get(name) or nearest(name, LOSSES)
             hint = f"did you mean {near}?" if near else f"choose one of {', '.join(LOSSES)}"
             raise ValueError(f"{name!r} is not a loss; {hint}")
     return weights

@@ -40,7 +40,9 @@ def validate(plain: Mapping[str, Any], raw: Raw = lambda key: None) -> Checked:
     findings += _top_level(plain, raw)
     kinds = _kinds(plain.get("stages"))
     findings += check_graph(stages, kinds)
-    findings += contradictions(parts["model"], parts["adapter"], stages)
+    hardware = plain.get("hardware")
+    dtype = hardware.get("dtype") if isinstance(hardware, dict) else None
+    findings += contradictions(parts["model"], parts["adapter"], stages, dtype)
     if findings:
         return Checked(None, findings)
     return Checked(Recipe.model_validate(plain))

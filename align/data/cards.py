@@ -22,6 +22,7 @@ from align.data.packages import cache_folder
 from align.data.readers import READERS, Context
 from align.data.types import Dataset, Labelled
 from align.data.views import (
+    SINGLE,
     Expect,
     contradictions,
     is_test,
@@ -31,7 +32,7 @@ from align.data.views import (
     refuse_other_kind,
     view,
 )
-from align.errors import ConfigError, DataError, warn_once
+from align.errors import AlignError, ConfigError, DataError, collected, raise_all, warn_once
 from align.registry import nearest
 
 Part = Literal["train", "test"]
@@ -193,14 +194,20 @@ def identity(data: Data) -> dict[str, str]:
 
     Returns:
         Name of each source -> a hash.
+
+    Raises:
+        DataError: Sources that cannot be read, all of them together.
     """
-    found = {}
+    found: dict[str, str] = {}
+    errors: list[AlignError] = []
     for number, ref in enumerate(references(data)):
-        card, folder = _resolve(ref)
-        head = card.model_dump() if ref.card else {}
-        parts = [head, sources.identity(card, folder, ref.path), ref.limit, ref.repeat, ref.on_bad_row]
-        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-        found[card.name if card.name not in found else f"{card.name}#{number + 1}"] = digest
+        with collected(errors):
+            card, folder = _resolve(ref)
+            head = card.model_dump() if ref.card else {}
+            parts = [head, sources.identity(card, folder, ref.path), ref.limit, ref.repeat, ref.on_bad_row]
+            digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+            found[card.name if card.name not in found else f"{card.name}#{number + 1}"] = digest
+    raise_all(errors)
     return found
 
 
@@ -241,9 +248,10 @@ def load(data: Data, expect: Expect, split: Part, *, max_drop: float = 0.01) -> 
     rows = _with_own_ids([row for part in parts for row in part.parts[split]])
     if not rows and (split == "train" or expect == "prompts"):
         use = "to train on" if split == "train" else "held out"
-        raise DataError(
-            name, f"has no rows {use}{_told(left_out)}", "check the source, its size and the card's split"
-        )
+        fix = "check the source, its size and the card's split"
+        if expect == "rankings" and left_out[SINGLE]:
+            fix = "a stage of kind reward learns from their ratings with loss=ordinal"
+        raise DataError(name, f"has no rows {use}{_told(left_out)}", fix)
     return Dataset(name, rows, dict(left_out))
 
 

@@ -79,6 +79,22 @@ def number(record: Record, name: str, value: Any) -> float:
     return float(value)
 
 
+def cell(record: Record, name: str) -> float:
+    """A field that must be a finite number, or one that a cell of a table holds as text.
+
+    Raises:
+        DataError: Not a number, or not finite.
+    """
+    value = record.data[name]
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            what = f"is {value[:40]!r}, not a number" if value.strip() else "is empty"
+            raise wrong(record, name, what, "give a number") from None
+    return number(record, name, value)
+
+
 def messages(record: Record, name: str, value: Any, last: Role) -> tuple[Message, ...]:
     """Turns, or a text that is one user turn.
 

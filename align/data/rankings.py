@@ -68,12 +68,13 @@ def rating_scale(rankings: Sequence[Ranking], given: Sequence[float] | None, key
     """
     found = sorted({rating for ranking in rankings for rating in ranking.ratings})
     scale = tuple(found if given is None else given)
-    where = f"data of {key}"
     if len(scale) > MOST_LEVELS and given is None:
-        what = f"holds {len(scale)} different ratings from {found[0]:g} to {found[-1]:g}"
-        raise DataError(where, what, f"give the levels that they are rounded to, {key}=[..., ...]")
+        what = f"the data hold {len(scale)} different ratings from {found[0]:g} to {found[-1]:g}"
+        raise DataError(key, what, f"give the levels that they are rounded to, {key}=[..., ...]")
     if len({level_of(rating, scale, key) for rating in found}) < 2:
-        raise DataError(where, "has one level of ratings only", "give answers that were rated differently")
+        raise DataError(
+            key, "the data have only one level of ratings", "give answers that were rated differently"
+        )
     return scale
 
 
@@ -89,5 +90,5 @@ def level_of(rating: float, scale: Sequence[float], key: str) -> int:
     """
     if not scale[0] <= rating <= scale[-1]:
         what = f"the rating {rating:g} lies outside the scale {scale[0]:g} to {scale[-1]:g}"
-        raise DataError(f"data of {key}", what, f"mend it, or widen {key}")
+        raise DataError(key, what, f"mend it, or widen {key}")
     return min(range(len(scale)), key=lambda place: (abs(scale[place] - rating), place))

@@ -23,6 +23,7 @@ WANTED: dict[Expect, type[Row]] = {
     "prompts": Prompt,
 }
 NAMES = {kind: name for name, kind in WANTED.items()}  # of the two names of a Ranking the later
+SINGLE = "single answers, which rank nothing"
 
 
 def view(rows: Sequence[Row], expect: Expect, name: str, left_out: Counter[str]) -> list[Any]:
@@ -96,7 +97,7 @@ def _ranks(row: Any, left_out: Counter[str]) -> bool:
     if len(set(row.tiers)) > 1:
         return True
     single = len(row.answers) == 1
-    left_out["single answers, which rank nothing" if single else "prompts whose answers are rated alike"] += 1
+    left_out[SINGLE if single else "prompts whose answers are rated alike"] += 1
     return False
 
 

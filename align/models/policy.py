@@ -30,7 +30,7 @@ from align.engine import paths
 from align.engine.batch import TokenBatch
 from align.engine.forward import states
 from align.engine.head import Measure, mean_logps, token_logps
-from align.errors import ConfigError, IntegrityError, NumericsError, warn_once
+from align.errors import ConfigError, IntegrityError, NumericsError, keyed, warn_once
 from align.models import adapters, quantization
 from align.models.freezing import freeze
 from align.models.opened import OpenedModel
@@ -160,6 +160,7 @@ def open_policy(
     return Policy(model, load_template(base, template), base)
 
 
+@keyed("model")
 def load_template(base: Path, name: str | None) -> ChatTemplate:
     """The tokenizer of the base model with its chat template."""
     from transformers import AutoTokenizer

@@ -7,11 +7,16 @@ copy that the optimizer steps (`training.masters`), since a small step is lost i
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from align.config.schema import Dtype
 
-INSTRUCTIONS = ("amx_bf16", "avx512_bf16")  # as torch names them; elsewhere bfloat16 is emulated, and slow
+INSTRUCTIONS = {
+    "amx_bf16",
+    "avx512_bf16",
+}  # as Linux and torch name them; else bfloat16 is emulated, and slow
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def resolve(option: Literal["auto"] | Dtype) -> Dtype:
@@ -23,10 +28,21 @@ def resolve(option: Literal["auto"] | Dtype) -> Dtype:
 
 def has_bf16() -> bool:
     """Whether the CPU has instructions for bfloat16."""
+    return not INSTRUCTIONS.isdisjoint(_instructions())
+
+
+def _instructions() -> set[str]:
+    """What the CPU has; a plan of a finished run asks, and where Linux says it, need not import torch."""
+    try:
+        said = CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        said = ""
+    flags = next((line for line in said.splitlines() if line.startswith("flags")), None)
+    if flags is not None:
+        return set(flags.split())
     import torch
 
-    found = torch.cpu.get_capabilities()
-    return any(bool(found.get(name)) for name in INSTRUCTIONS)
+    return {name for name, there in torch.cpu.get_capabilities().items() if there}
 
 
 def told(option: Literal["auto"] | Dtype) -> str | None:

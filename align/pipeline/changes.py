@@ -8,13 +8,26 @@ from typing import Any
 from align.pipeline.ingredients import CODE, DATA, INPUT
 
 SHOWN = 3
+KINDS = ("kind", "adapter.kind")
 _ABSENT = object()
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of the ingredients that differ: options first, then data, then code."""
-    names = [name for name in {*old, *new} if old.get(name, _ABSENT) != new.get(name, _ABSENT)]
-    return sorted(names, key=lambda name: (_rank(name), name))
+    """Names of the ingredients that differ: kinds first, then options, data, and code.
+
+    Where a kind differs, the options that only one of the two kinds has follow from it and are left out.
+    """
+    names = {name for name in {*old, *new} if old.get(name, _ABSENT) != new.get(name, _ABSENT)}
+    for kind in names.intersection(KINDS):
+        names -= {name for name in names if _group(name) == _group(kind) and (name in old) != (name in new)}
+    return sorted(names, key=lambda name: (name not in KINDS, _rank(name), name))
+
+
+def _group(name: str) -> str:
+    """What a name is an option of: the adapter, the stage, or neither."""
+    if name.startswith((DATA, CODE, INPUT)):
+        return ""
+    return "adapter" if name.startswith("adapter.") else "stage"
 
 
 def own(names: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from align.errors import AlignError, Problems, ResourceError, is_out_of_memory
 
 DEFECT = 1
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
-_KEY_PATH = re.compile(r"(?:stages|model|adapter|hardware)\.[\w.]+")
+_KEY_PATH = re.compile(r"(?:stages|model|adapter|hardware)(?:\.\w+)*")
 
 
 class Places(Protocol):
@@ -57,15 +57,22 @@ def lines(error: BaseException, log: Path | None, places: Places | None = None) 
     if isinstance(error, Problems):
         return [line for one in error.errors for line in lines(one, log, places)]
     if isinstance(error, AlignError):
-        if places is not None and _KEY_PATH.fullmatch(error.where):
-            return [f"{places.nearest(error.where)}: {error}"]
-        return [str(error)]
+        return [_placed(error, places)]
     if isinstance(error, KeyboardInterrupt):
         return ["interrupted"]
     said = str(error).splitlines()
     what = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
     where = f"the traceback is in {log}" if log is not None else "debug=true shows the traceback"
     return [f"a defect in Align: {what}; {where}"]
+
+
+def _placed(error: AlignError, places: Places | None) -> str:
+    """The error behind the place in the recipe that it comes from, where it comes from one."""
+    if places is not None and _KEY_PATH.fullmatch(error.where):
+        return f"{places.nearest(error.where)}: {error}"
+    if places is not None and error.key:
+        return f"{places.nearest(error.key)}: {error.key}: {error}"
+    return str(error)
 
 
 def trace(error: BaseException) -> str:

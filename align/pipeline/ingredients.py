@@ -19,7 +19,7 @@ from align.config.graph import BASE, inputs_of
 from align.config.rewards import REWARDS_FROM, FunctionReward
 from align.config.schema import Recipe
 from align.data import cards, template
-from align.errors import DataError
+from align.errors import AlignError, DataError, collected, keyed, raise_all
 from align.models import precision, sources
 from align.pipeline.codehash import code_of
 from align.reward import functions
@@ -46,26 +46,25 @@ def ingredients(recipe: Recipe, name: str, keys: Mapping[str, str]) -> dict[str,
         `code.*`.
 
     Raises:
-        AlignError: Data or base model that cannot be read.
+        AlignError: Data or a base model that cannot be read, all of them together.
     """
     options = recipe.stages[name]
     found: dict[str, Any] = {
         **_plain_options(options),
         **_inputs(options, keys),
         "seed": seed_of(recipe, options),
-        "base": sources.identity(recipe.model),
         "dtype": precision.resolve(recipe.hardware.dtype),
         "template": _template(recipe.model.template),
     }
     if isinstance(options, TrainingOptions):
         found.update(_flat("adapter", resolved(recipe.adapter)))
+    errors: list[AlignError] = []
+    with collected(errors), keyed("model"):
+        found["base"] = sources.identity(recipe.model)
     for field in data_fields(options):
-        try:
+        with collected(errors), keyed(f"stages.{name}.{field}"):
             found.update(_data(field, getattr(options, field)))
-        except DataError as error:
-            if error.where != "data":
-                raise
-            raise DataError(f"stages.{name}.{field}", error.what, error.fix) from None
+    raise_all([_by_key(error) for error in errors])
     code = code_of(f"align.stages.{options.kind}") | _own_functions(options)
     return found | {f"{CODE}{module}": digest for module, digest in code.items()}
 
@@ -75,6 +74,17 @@ def _own_functions(options: StageOptions) -> dict[str, str]:
     rewards = getattr(options, "reward", None)
     used = isinstance(rewards, dict) and any(isinstance(one, FunctionReward) for one in rewards.values())
     return {REWARDS_FROM: functions.digest()} if used else {}
+
+
+def _by_key(error: AlignError) -> AlignError:
+    """`stages.sft.data: ...` in the place of `data: ...`, which says less."""
+    return DataError(error.key, error.what, error.fix) if error.where == "data" else error
+
+
+def data_key(name: str, options: StageOptions) -> str:
+    """Key path of a stage's data; of the stage itself where it reads several."""
+    fields = data_fields(options)
+    return f"stages.{name}.{fields[0]}" if len(fields) == 1 else f"stages.{name}"
 
 
 def _template(name: str | None) -> str:

@@ -19,18 +19,19 @@ from align.config.base import StageOptions, TrainingOptions
 from align.config.contradictions import contradictions
 from align.config.graph import inputs_of, order
 from align.config.schema import PathModel, Recipe, quantization_of
-from align.config.stages import OUTPUTS
-from align.errors import AlignError, ConfigError, Problems, raise_all
+from align.config.stages import OUTPUTS, SupervisedOptions
+from align.errors import AlignError, ConfigError, DataError, collected, keyed, raise_all
 from align.models import precision, sources
 from align.pipeline import changes
 from align.pipeline.datasets import located, made_by
-from align.pipeline.ingredients import ingredients, key_of, seed_of
+from align.pipeline.ingredients import data_key, ingredients, key_of, seed_of
 from align.pipeline.leaks import leaks
 from align.reward.needs import missing
 from align.stages.base import Stage, StageContext
 
 REUSED, NEW = "reused", "new"
-EXTRA = "bitsandbytes"
+UNKNOWN = ""  # the key of a stage that was refused, and of all that read it
+EXTRA, TRL = "bitsandbytes", "trl"  # packages that an option asks for
 PATIENCE = 2.0  # seconds; a longer wait says what for
 Say = Callable[[str], None]
 
@@ -116,20 +117,20 @@ def build(recipe: Recipe, store: Store, say: Say = print, *, look_only: bool = F
         look_only: Change nothing on disk: a broken artifact is not even set aside.
 
     Raises:
-        AlignError: Anything a run would refuse; all stages are looked at first.
+        AlignError: Anything a run would refuse, all of it together: of a stage that is refused the others are
+            looked at all the same, and so are the data of those that read it.
     """
     plan = Plan(recipe, store)
     errors: list[AlignError] = []
-    keys: dict[str, str] = {}
+    keys = dict.fromkeys(recipe.stages, UNKNOWN)
     for name in order(recipe):
-        if not all(needed in keys for needed in _needs(recipe.stages[name])):
-            continue  # an input's own error says it all
-        with _collected(errors):
+        with collected(errors):
             row = _row(recipe, name, keys)
             keys[name] = row.key
             plan.rows.append(row)
-            row.artifact = store.find(row.output, row.key, look_only=look_only)
-            _judge(plan, row)
+            if row.key != UNKNOWN:
+                row.artifact = store.find(row.output, row.key, look_only=look_only)
+                _judge(plan, row)
     if any(row.artifact is None for row in plan.rows):
         _prepare(plan, errors, say)
     raise_all(errors)
@@ -143,18 +144,6 @@ def stage_class(kind: str) -> type[Stage[Any]]:
     return found
 
 
-@contextmanager
-def _collected(errors: list[AlignError]) -> Iterator[None]:
-    """Errors a person can mend are kept for later, each once, so that all are told together."""
-    try:
-        yield
-    except Problems as problems:
-        errors.extend(error for error in problems.errors if str(error) not in map(str, errors))
-    except AlignError as error:
-        if str(error) not in map(str, errors):
-            errors.append(error)
-
-
 def _needs(options: StageOptions) -> list[str]:
     named = [name for names in inputs_of(options).values() for name in names]
     return list(dict.fromkeys(named))
@@ -162,8 +151,9 @@ def _needs(options: StageOptions) -> list[str]:
 
 def _row(recipe: Recipe, name: str, keys: Mapping[str, str]) -> Row:
     options = recipe.stages[name]
-    found = ingredients(recipe, name, keys)
-    return Row(name, options.kind, OUTPUTS[options.kind], _needs(options), key_of(found), found)
+    found, needs = ingredients(recipe, name, keys), _needs(options)
+    key = UNKNOWN if any(keys[needed] == UNKNOWN for needed in needs) else key_of(found)
+    return Row(name, options.kind, OUTPUTS[options.kind], needs, key, found)
 
 
 def work_of(plan: Plan, row: Row) -> Work:
@@ -230,21 +220,26 @@ def _tell_of_half_done(plan: Plan, row: Row, left: list[tuple[Manifest, Path]]) 
 def _prepare(plan: Plan, errors: list[AlignError], say: Say) -> None:
     """Open the base model and let each stage that has to run check and tokenise its data."""
     base: Path | None = None
-    with _collected(errors), _told_if_long(say, "fetching and converting the base model"):
+    with collected(errors), keyed("model"), _told_if_long(say, "fetching and converting the base model"):
         base = sources.materialise(plan.recipe.model)
-    if not errors:  # else there may be data that cannot be read
-        with _collected(errors):
+    if base is not None:
+        plan.notes += filter(None, [precision.told(plan.recipe.hardware.dtype)])
+        _find_misfits(plan.recipe, base, errors)
+        plan.base = base
+        _prepare_stages(plan, errors, say)
+    if not any(isinstance(error, DataError) for error in errors):  # else there are data that cannot be read
+        with collected(errors):
             raise_all(leaks(plan.recipe))
-    if base is None:
-        return
-    plan.base = base
-    plan.notes += filter(None, [precision.told(plan.recipe.hardware.dtype)])
-    with _collected(errors):
-        _refuse_misfits(plan.recipe, base)
+
+
+def _prepare_stages(plan: Plan, errors: list[AlignError], say: Say) -> None:
+    """All stages that have to run, but those that read rows which are not made yet."""
     there = {row.name: row.artifact for row in plan.rows if row.artifact is not None}
     for row in plan.rows:
-        if row.artifact is None and all(name in there for name in made_by(plan.recipe.stages[row.name])):
-            with _collected(errors), _told_if_long(say, f"{row.name}: reading and tokenising its data"):
+        options = plan.recipe.stages[row.name]
+        if row.artifact is None and all(name in there for name in made_by(options)):
+            said, key = f"{row.name}: reading and tokenising its data", data_key(row.name, options)
+            with collected(errors), keyed(key), _told_if_long(say, said):
                 prepare(plan, row, there)
 
 
@@ -265,46 +260,46 @@ def prepare(plan: Plan, row: Row, artifacts: Mapping[str, Artifact]) -> Stage[An
     return row.stage
 
 
-def _refuse_misfits(recipe: Recipe, base: Path) -> None:
-    """Refuse what the recipe asks of the base model and it does not have, now that it can be looked at."""
-    found = contradictions(PathModel(kind="path", path=str(base)), recipe.adapter, recipe.stages)
-    raise_all([ConfigError(finding.key, finding.what, finding.fix) for finding in found])
-    raise_all(_missing_extras(recipe))
+def _find_misfits(recipe: Recipe, base: Path, errors: list[AlignError]) -> None:
+    """What the recipe asks of the base model or of this machine and they do not have.
+
+    Before, neither could be looked at.
+    """
+    model, dtype = PathModel(kind="path", path=str(base)), precision.resolve(recipe.hardware.dtype)
+    found = contradictions(model, recipe.adapter, recipe.stages, dtype)
+    with collected(errors):
+        raise_all([ConfigError(finding.key, finding.what, finding.fix) for finding in found])
+    with collected(errors):
+        raise_all(_missing_packages(recipe))
+    if any(finding.key.startswith("adapter.") for finding in found):
+        return  # what is said of the adapter is enough
     if any(isinstance(options, TrainingOptions) for options in recipe.stages.values()):
         from align.models.adapter_configs import check_adapter
 
-        check_adapter(base, recipe.adapter)
+        with collected(errors):
+            check_adapter(base, recipe.adapter)
 
 
-def _missing_extras(recipe: Recipe) -> list[AlignError]:
-    """Options that need a package which is not part of a plain install, or a function of the user's."""
-    found = [
-        error
-        for name, options in recipe.stages.items()
-        for error in missing(f"stages.{name}.reward", getattr(options, "reward", {}))
-    ]
-    return found + _without_bitsandbytes(recipe)
+def _missing_packages(recipe: Recipe) -> list[AlignError]:
+    """Options that need a package which is not installed, or a function of the user's."""
+    errors: list[AlignError] = []
 
+    def need(package: str, key: str, value: str, instead: str) -> None:
+        if importlib.util.find_spec(package) is None:
+            what = f"{value} needs {package}, which is not installed"
+            errors.append(ConfigError(key, what, f"pip install {package}, or try {key}={instead}"))
 
-def _without_bitsandbytes(recipe: Recipe) -> list[AlignError]:
-    if importlib.util.find_spec(EXTRA) is not None:
-        return []
-    training = {n: o for n, o in recipe.stages.items() if isinstance(o, TrainingOptions)}
-    needing = [
-        (f"stages.{name}.optimizer", "adamw_8bit", "adamw")
-        for name, options in training.items()
-        if options.optimizer == "adamw_8bit"
-    ]
-    if training and (found := quantization_of(recipe.adapter)):
-        needing.append(("adapter.quantize_base", found, "null"))
-    return [
-        ConfigError(
-            key,
-            f"{value} needs {EXTRA}, which is not installed",
-            f"pip install {EXTRA}, or try {key}={other}",
-        )
-        for key, value, other in needing
-    ]
+    trains = False
+    for name, options in recipe.stages.items():
+        errors += missing(f"stages.{name}.reward", getattr(options, "reward", None) or {})
+        trains = trains or isinstance(options, TrainingOptions)
+        if isinstance(options, TrainingOptions) and options.optimizer == "adamw_8bit":
+            need(EXTRA, f"stages.{name}.optimizer", "adamw_8bit", "adamw")
+        if isinstance(options, SupervisedOptions) and options.engine == "trl":
+            need(TRL, f"stages.{name}.engine", "trl", "align")
+    if trains and (quantized := quantization_of(recipe.adapter)):
+        need(EXTRA, "adapter.quantize_base", quantized, "null")
+    return errors
 
 
 def _context(plan: Plan, row: Row, base: Path, artifacts: Mapping[str, Artifact]) -> StageContext[Any]:

@@ -9,14 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from pydantic import BaseModel
 
+from align.config.base import DataRef, StageOptions
+from align.config.fields import REWARDS
+from align.config.graph import input_options
+from align.config.stages import KINDS, OUTPUTS, SupervisedOptions
 from align.report.numbers import finite
 
 if TYPE_CHECKING:
     from align.artifacts.store import Artifact
 
+# Names of options that name stages, in stages, in components of a reward and in data.
+OPTIONS: list[type[BaseModel]] = [*KINDS.values(), *REWARDS.values(), DataRef]
+INPUT_OPTIONS = {name for kind in OPTIONS for name in input_options(kind)}
 MAX_SAMPLES = 40  # of each source and stage; the rest stays in samples.jsonl
-INPUT_OPTIONS = ("model", "models", "policy", "policies", "reward")
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,16 @@ class StageFacts:
     metrics: dict[str, Series] = field(default_factory=dict)
     samples: Samples = field(default_factory=Samples)
     versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it passes over fixed rows: its loss is the objective itself, and it counts in steps."""
+        return issubclass(KINDS.get(self.kind, StageOptions), SupervisedOptions)
+
+    @property
+    def makes_policy(self) -> bool:
+        """Whether its artifact is a policy."""
+        return OUTPUTS.get(self.kind) == "policy"
 
 
 @dataclass(frozen=True)
@@ -213,14 +230,15 @@ def _inputs(composed: dict[str, Any], name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_named(options))) if isinstance(options, dict) else ()
 
 
-def _named(options: dict[str, Any]) -> list[str]:
-    """Stages that options name, those of named components among them."""
+def _named(options: Mapping[str, Any]) -> list[str]:
+    """Stages that options name, those inside components and data among them."""
     found: list[str] = []
-    for option in INPUT_OPTIONS:
-        value = options.get(option)
+    for option, value in options.items():
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        found += [name for part in parts if isinstance(part, dict) for name in _named(part)]
         if isinstance(value, dict):
-            found += [name for part in value.values() if isinstance(part, dict) for name in _named(part)]
-        else:
+            found += _named({option: part for option, part in value.items() if isinstance(part, str)})
+        elif option in INPUT_OPTIONS:
             found += [value] if isinstance(value, str) else _strings(value)
     return found
 

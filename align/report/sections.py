@@ -25,9 +25,6 @@ TITLES = {
     "kl": "Estimated KL to the reference (z0), nats per answer",
     "accuracy": "Accuracy on training rankings",
 }
-# The loss of a policy gradient says little: it comes to the front only where it is the objective itself.
-LOSS_KINDS = ("sft", "reward", "process_reward", "dpo", "kto")
-
 
 JUDGE = "second judge"
 LEVELS = ("reward", JUDGE, "refusals", "words", "ended", "distinct bigrams", "distinct openings", "KL")
@@ -245,7 +242,7 @@ def _bin(row: Mapping[str, Any]) -> tuple[float, float, float] | None:
 def reward_over_kl(run: RunFacts, gallery: Gallery) -> list[Picture]:
     """What the reward cost in KL: while training, and on held-out prompts."""
     pictures = []
-    for stage in run.of_kind("rl"):
+    for stage in run.stages:
         kl, reward = stage.metrics.get("objective/kl"), stage.metrics.get("objective/scores")
         if kl is not None and reward is not None and len(kl.values) == len(reward.values) > 1:
             caption = f"{stage.name}, while training: one point per iteration"
@@ -279,9 +276,10 @@ def curves(run: RunFacts, gallery: Gallery) -> list[CurvesPart]:
         if not grouped:
             continue
         front = [name for name in TITLES if name in grouped]
-        if stage.kind in LOSS_KINDS and "loss" in grouped:
+        # The loss of a policy gradient says little: it comes to the front where it is the objective itself.
+        if stage.supervised and "loss" in grouped:
             front.insert(0, "loss")
-        across = "iteration" if stage.kind == "rl" else "step"
+        across = "step" if stage.supervised else "iteration"
         panels = {
             name: _panel(name, grouped[name], across) for name in (*front, *sorted(set(grouped) - set(front)))
         }

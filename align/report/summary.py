@@ -21,8 +21,6 @@ from align.report.verdict import Comparison, accuracy_of, baselines, cautions, c
 if TYPE_CHECKING:
     from align.artifacts.store import Artifact
 
-POLICY_KINDS = ("sft", "dpo", "kto", "rl")
-
 
 def finish(
     run_folder: Path,
@@ -114,7 +112,7 @@ def _versus(c: Comparison) -> str:
 def next_commands(run: RunFacts, command: str) -> list[str]:
     """What to do now: run again, export, use with transformers alone."""
     lines = [f"{command}   # again: finished stages are reused"]
-    policies = [stage for stage in run.stages if stage.kind in POLICY_KINDS]
+    policies = [stage for stage in run.stages if stage.makes_policy]
     if policies:
         lines += [_export(policies[-1]), _snippet(policies[-1])]
     return [f"{'next' if i == 0 else '':7}{line}" for i, line in enumerate(lines)]

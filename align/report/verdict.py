@@ -100,7 +100,7 @@ def findings(run: RunFacts) -> list[Finding]:
             if not comparison.control:
                 found += _compared(comparison)
     for stage in run.stages:
-        found += TOLD.get(stage.kind, _nothing)(stage)
+        found += [finding for tell in TELLERS for finding in tell(stage)]
     return found
 
 
@@ -113,14 +113,9 @@ def cautions(run: RunFacts) -> list[str]:
                 found += _compared_warnings(evaluation, comparison)
     for reward in run.of_kind("reward"):
         found += _reward_warnings(reward)
-    for ppo in run.of_kind("rl"):
-        found += _kl_warnings(ppo)
+    for stage in run.stages:
+        found += _kl_warnings(stage)
     return found
-
-
-def _nothing(stage: StageFacts) -> list[Finding]:
-    del stage
-    return []
 
 
 def _compared(c: Comparison) -> list[Finding]:
@@ -176,10 +171,6 @@ def accuracy_of(reward: StageFacts) -> Interval | None:
 
 def _called(reward: StageFacts) -> str:
     return "the reward model" if reward.name == "reward" else f"the reward model {reward.name}"
-
-
-def _rewarded(stage: StageFacts) -> list[Finding]:
-    return _ordered(stage) + _rated(stage)
 
 
 def _stepped(stage: StageFacts) -> list[Finding]:
@@ -257,8 +248,8 @@ def _before(stage: StageFacts) -> Mapping[str, Any]:
 def _labelled(stage: StageFacts) -> list[Finding]:
     held_out = table(stage.summary.get("held_out"))
     margin, n = finite(held_out.get("rewards/margins")), finite(held_out.get("n"))
-    if margin is None or not n:
-        return []
+    if margin is None or not n or "rewards/accuracies" in held_out:
+        return []  # of pairs, their order is told
     more = f"{compact(abs(margin))} {'more' if margin > 0 else 'less'}"
     text = f"{stage.name} rewards the desirable of {n:.0f} held-out answers {more} than the undesirable"
     kl = finite(held_out.get("kl"))
@@ -266,13 +257,9 @@ def _labelled(stage: StageFacts) -> list[Finding]:
     return [Finding(told, "plain" if margin > 0 else "bad")]
 
 
-TOLD = {
-    "reward": _rewarded,
-    "process_reward": _stepped,
-    "sft": _tuned,
-    "dpo": _preferred,
-    "kto": _labelled,
-}
+# Each looks for its numbers in a stage's summary: what is told depends on what a stage measured, not on its
+# kind, so that a new kind that measures the same is told the same.
+TELLERS = (_ordered, _rated, _stepped, _tuned, _preferred, _labelled)
 
 
 def _compared_warnings(evaluation: StageFacts, c: Comparison) -> list[str]:
@@ -320,9 +307,9 @@ def _reward_warnings(reward: StageFacts) -> list[str]:
     return [f"{_called(reward)} does not clearly beat {' and '.join(unbeaten)}: accuracy {percent(accuracy)}"]
 
 
-def _kl_warnings(ppo: StageFacts) -> list[str]:
-    kl = ppo.metrics.get("objective/kl")
+def _kl_warnings(stage: StageFacts) -> list[str]:
+    kl = stage.metrics.get("objective/kl")
     for step, value in zip(kl.steps, kl.values, strict=True) if kl is not None else ():
         if value > MAX_KL:
-            return [f"{ppo.name}: KL passed {MAX_KL:g} nats an answer at iteration {step:.0f}"]
+            return [f"{stage.name}: KL passed {MAX_KL:g} nats an answer at iteration {step:.0f}"]
     return []

@@ -15,6 +15,7 @@ from align.data.rankings import level_of, rating_scale, subset, thin
 from align.data.types import Dataset, Ranking, TokenRow
 from align.data.views import Expect
 from align.engine.batch import TokenBatch
+from align.errors import DataError
 from align.models.policy import load_template
 from align.models.reward_model import RewardModel
 from align.objectives.ranking import RANKING_LOSSES, centring
@@ -41,6 +42,8 @@ class Reward(Stage[RewardOptions]):
         o = self.ctx.options
         self.template = load_template(self.ctx.base, self.ctx.recipe.model.template)
         self.texts = {split: self._load(split) for split in ("train", "test")}
+        if o.margin > 0:
+            self._look_for_ratings(self.texts["train"])
         self.tokens = {
             split: tokenize.rankings(
                 data,
@@ -66,6 +69,20 @@ class Reward(Stage[RewardOptions]):
         data = cards.load(o.data, expect, split, max_drop=o.max_drop)
         data.rows = [thin(row, o.max_answers) for row in data.rows]
         return data
+
+    def _look_for_ratings(self, train: Dataset[Ranking]) -> None:
+        """A margin is scaled by ratings: rankings without any have none."""
+        key = f"stages.{self.ctx.name}.margin"
+        bare = sum(not row.ratings for row in train.rows)
+        if bare == len(train.rows):
+            what = (
+                f"{self.ctx.options.margin:g} scales differences of ratings, and {train.name} has no ratings"
+            )
+            raise DataError(key, what, f"give rankings by ratings, or try {key}=0")
+        if bare:
+            self.ctx.reporter.warn(
+                f"{bare} of {len(train.rows)} rankings have no ratings, and {key} gives them no margin"
+            )
 
     def run(self, out: Path) -> dict[str, Any]:
         """Train and write a reward model."""

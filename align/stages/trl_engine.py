@@ -9,7 +9,6 @@ padded but a pair, and a step's loss is a mean over its rows whatever the traine
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
 import math
 import warnings
@@ -25,7 +24,7 @@ from align.config import engines
 from align.data.order import epoch_order
 from align.data.types import TokenRow
 from align.engine import flat
-from align.errors import ConfigError, DataError, Interrupted, NumericsError
+from align.errors import DataError, Interrupted, NumericsError, raise_all
 from align.models import adapters
 from align.models.opened import OpenedModel
 from align.stages.base import StageContext
@@ -40,26 +39,25 @@ def check_rows(ctx: StageContext[Any], rows: Sequence[TokenRow]) -> None:
     """See that the stage's trainer can take the rows; nothing of TRL is imported.
 
     Raises:
-        ConfigError: TRL is not installed.
-        DataError: A row that it cannot take.
+        DataError: Rows that it cannot take, the first of each sort.
     """
-    where = f"stages.{ctx.name}"
-    if importlib.util.find_spec("trl") is None:
-        raise ConfigError(f"{where}.engine", "TRL is not installed", "pip install trl, or engine=align")
-    if ctx.dtype != "float32":
-        fix = f"hardware.dtype=float32, or {where}.engine=align"
-        raise ConfigError(f"{where}.engine", f"trl is not built for {ctx.dtype}", fix)
-    trainer = engines.TRAINERS[ctx.options.kind].name
+    key, trainer = f"stages.{ctx.name}", engines.TRAINERS[ctx.options.kind].name
+    found: dict[str, DataError] = {}
     for row in rows:
         if row.weight != 1.0:
-            what = f"row {row.id} has a weight of {row.weight:g}, and TRL's {trainer} weighs all rows alike"
-            raise DataError(where, what, f"leave the weights out, or {where}.engine=align")
-        if len(row.responses) > 2:
-            what = f"row {row.id} ranks {len(row.responses)} answers, and TRL's {trainer} takes pairs"
-            raise DataError(where, what, f"try {where}.max_answers=2, or {where}.engine=align")
-        if any(weight not in (0.0, 1.0) for response in row.responses for weight in response.weights):
-            what = f"row {row.id} weighs its turns, and TRL's {trainer} takes them or leaves them out"
-            raise DataError(where, what, f"give weights of 0 or 1, or {where}.engine=align")
+            what = f"has a weight of {row.weight:g}, and TRL's {trainer} weighs all rows alike"
+            fix = "leave the weights out"
+        elif len(row.responses) > 2:
+            what = f"ranks {len(row.responses)} answers, and TRL's {trainer} takes pairs"
+            fix = f"try {key}.max_answers=2"
+        elif any(weight not in (0.0, 1.0) for response in row.responses for weight in response.weights):
+            what = f"weighs its turns, and TRL's {trainer} takes them or leaves them out"
+            fix = "give weights of 0 or 1"
+        else:
+            continue
+        error = DataError(f"{key}.engine", f"row {row.id} {what}", f"{fix}, or {key}.engine=align")
+        found.setdefault(fix, error)
+    raise_all(list(found.values()))
 
 
 def fit(

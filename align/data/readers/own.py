@@ -12,9 +12,9 @@
 | stepwise | prompt, completions (the steps of one answer), labels (true or false, or a number, for each) |
 | prompts | prompt, and what scores of answers are told by: answer, constraints, tests, schema |
 
-`prompt` is text or a list of turns, and so is an unpaired `completion`, of one turn; `id` is optional
-everywhere, and so is `weight` (above 0) in the first three, which scales the loss of the row; other fields
-are passed over.
+`prompt` is text or a list of turns, and so is `completion`, of one turn; `id` is optional everywhere, and so
+is `weight` (above 0) in the first three, which scales the loss of the row; other fields are passed over. In
+CSV, where every field is text, `weight`, `rating` and `label` are read from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import Field
 
 from align.config.base import Strict
-from align.data.fields import checked, messages, number, text, texts, wrong
+from align.data.fields import cell, checked, messages, number, text, texts, wrong
 from align.data.prompt_facts import FACTS, facts_of
 from align.data.rankings import dense
 from align.data.readers.base import Context, Row, Rows, reader
@@ -131,20 +131,23 @@ def _messages(record: Record, name: str, context: Context) -> Row:
 
 def _completion(record: Record, name: str, context: Context) -> Row:
     prompt = messages(record, "prompt", record.data["prompt"], "user")
-    turns = (*prompt, Message("assistant", text(record, "completion")))
-    return Conversation(name, turns, context.name, _weight(record))
+    return Conversation(name, (*prompt, _answer(record)), context.name, _weight(record))
 
 
 def _unpaired(record: Record, name: str, context: Context) -> Row:
     prompt = messages(record, "prompt", record.data["prompt"], "user")
+    return Labelled(name, prompt, _answer(record).content, _desirable(record), context.name)
+
+
+def _answer(record: Record) -> Message:
+    """The completion, which is text or one turn of the assistant in a list."""
     answer = record.data["completion"]
-    if isinstance(answer, list):
-        turns = messages(record, "completion", answer, "assistant")
-        if len(turns) > 1:
-            raise wrong(record, "completion", f"has {len(turns)} turns", "give one turn, the assistant's")
-        answer = turns[0].content
-    answer = checked(record, "completion", answer)
-    return Labelled(name, prompt, answer, _desirable(record), context.name)
+    if not isinstance(answer, list):
+        return Message("assistant", checked(record, "completion", answer))
+    turns = messages(record, "completion", answer, "assistant")
+    if len(turns) > 1:
+        raise wrong(record, "completion", f"has {len(turns)} turns", "give one turn, the assistant's")
+    return turns[0]
 
 
 def _desirable(record: Record) -> bool:
@@ -162,19 +165,11 @@ def _text(record: Record, name: str, context: Context) -> Row:
 
 
 def _weight(record: Record) -> float:
-    """What scales the loss of a conversation; a table's cell may hold it as text."""
-    given = record.data.get("weight", 1.0)
-    weight = number(record, "weight", _as_number(given) if isinstance(given, str) else given)
+    """What scales the loss of a conversation."""
+    weight = cell(record, "weight") if "weight" in record.data else 1.0
     if weight <= 0:
         raise wrong(record, "weight", f"is {weight:g}", "give more than 0, or leave the row out")
     return weight
-
-
-def _as_number(given: str) -> float | str:
-    try:
-        return float(given)
-    except ValueError:
-        return given
 
 
 def _pair(record: Record, name: str, context: Context) -> Row | None:
@@ -225,7 +220,7 @@ def _ranking(record: Record, name: str, context: Context) -> Row | None:
 
 def _rating(record: Record, name: str, context: Context) -> Row:
     prompt = messages(record, "prompt", record.data["prompt"], "user")
-    rating = number(record, "rating", record.data["rating"])
+    rating = cell(record, "rating")
     return Ranking(name, prompt, (text(record, "answer"),), (0,), (rating,), context.name)
 
 

@@ -1,4 +1,4 @@
-"""Kill a piece of code at each of its calls into the file system, one child process per call."""
+"""A work folder, and killing code at each of its calls into the file system, one child process per call."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import builtins
 import io
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from saved_states import Setting
 
 KILLED = 137
 CALLS = [
@@ -106,3 +108,9 @@ def _run_killed(action: Callable[[], None], at: int) -> bool:
 def run_killed() -> Callable[[Callable[[], None], int], bool]:
     """The function above, for tests to use."""
     return _run_killed
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    """A work folder in which nothing was saved yet."""
+    return Setting(tmp_path / "policy-abababababab.work")

@@ -54,10 +54,7 @@ TYPED: list[tuple[str, list[str], list[str]]] = [
     (
         "too few tokens",
         ["stages.sft.tokens_per_microbatch=3"],
-        [
-            "stages.sft.tokens_per_microbatch: 3 is not a whole number at least 16 or auto; "
-            "give a whole number at least 16 or auto"
-        ],
+        ["stages.sft.tokens_per_microbatch: 3 is not taken; give a whole number at least 16 or auto"],
     ),
     (
         "mistyped stage",

@@ -123,11 +123,11 @@ FILES: list[tuple[str, str | bytes, list[str]]] = [
     ),
     (
         "several at once",
-        THREE + "  d:\n    kind: dpo\n    data: x\n    beta: 0\n    label_smoothing: 0.5\n    clip: -0.2\n",
+        THREE + "  d:\n    kind: dpo\n    data: x\n    beta: 0\n    label_smoothing: 0.5\n    frob: -0.2\n",
         [
             f"{AT}:8: stages.d.beta: 0 is out of range; give a number above 0 and at most 10",
             f"{AT}:9: stages.d.label_smoothing: 0.5 is out of range; give a number at least 0 and below 0.5",
-            f"{AT}:10: stages.d.clip: no such key; align keys= lists those there are",
+            f"{AT}:10: stages.d.frob: no such key; align keys= lists those there are",
         ],
     ),
     # 4: what YAML reads otherwise than it looks
@@ -305,11 +305,6 @@ FILES: list[tuple[str, str | bytes, list[str]]] = [
         "one answer per round",
         THREE.replace("prompts: talks", "prompts: talks, prompts_per_iteration: 1, minibatches: 1"),
         [f"{AT}:4: stages.ppo: one answer per round has no spread to normalise by; give at least 2"],
-    ),
-    (
-        "an option of fixed rows",
-        THREE.replace("prompts: talks", "prompts: talks, max_answer: 5"),
-        [f"{AT}:4: stages.ppo.max_answer: no such key; align keys= lists those there are"],
     ),
     (
         "longer than the model",

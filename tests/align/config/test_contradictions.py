@@ -152,15 +152,15 @@ def test_plackett_luce_has_no_label_smoothing() -> None:
     ("given", "line"),
     [
         ({"scale": [1.0, 2.0]}, None),
-        ({"margin": 0.5}, "0.5 has no place in @.loss=ordinal; try @.loss=bradley_terry, or @.margin=0"),
-        ({"centring": 0.1}, "0.1 has no place in @.loss=ordinal; try @.loss=bradley_terry, or @.centring=0"),
+        ({"margin": 0.5}, "0.5 is not read by @.loss=ordinal; try @.loss=bradley_terry, or @.margin=0"),
+        ({"centring": 0.1}, "0.1 is not read by @.loss=ordinal; try @.loss=bradley_terry, or @.centring=0"),
         (
             {"head_init": "fit"},
-            "fit has no place in @.loss=ordinal; try @.loss=bradley_terry, or @.head_init=normal",
+            "fit is not read by @.loss=ordinal; try @.loss=bradley_terry, or @.head_init=normal",
         ),
         (
             {"loss": "bradley_terry", "scale": [1.0, 2.0]},
-            "[1.0, 2.0] has no place in @.loss=bradley_terry; try @.loss=ordinal, or @.scale=null",
+            "[1,2] is not read by @.loss=bradley_terry; try @.loss=ordinal, or @.scale=null",
         ),
     ],
 )
@@ -290,7 +290,7 @@ def test_what_a_preference_loss_reads(given: dict[str, object], wrong: str | Non
         ),
         (
             {"ld_alpha": 0.5, "loss": "orpo"},
-            "0.5 has no place in stages.s.loss=orpo; try stages.s.ld_alpha=null",
+            "0.5 is not read by stages.s.loss=orpo; try stages.s.loss=sigmoid, or stages.s.ld_alpha=null",
         ),
         (
             {"wpo": True, "loss": "aot"},
@@ -375,6 +375,32 @@ PREFIX = PrefixTuningAdapter(kind="prefix_tuning")
 )
 def test_options_of_adapters(adapter: BaseModel, found: list[str]) -> None:
     assert keys(TINY, adapter) == found
+
+
+@pytest.mark.parametrize(
+    ("adapter", "line"),
+    [
+        (
+            Ia3Adapter(kind="ia3", feedforward=["down_proj"]),
+            "adapter.feedforward: down_proj must be among adapter.targets too, which is not given; "
+            "try adapter.targets=[k_proj,v_proj,down_proj]",
+        ),
+        (
+            Ia3Adapter(kind="ia3", targets=["q_proj", "up_proj"], feedforward=["up_proj", "down_proj"]),
+            "adapter.feedforward: down_proj must be among adapter.targets too; "
+            "try adapter.targets=[q_proj,up_proj,down_proj]",
+        ),
+        (
+            prompts(init="random", init_text="Be kind."),
+            "adapter.init_text: 'Be kind.' is not read by adapter.init=random; "
+            "try adapter.init=text, or adapter.init_text=null",
+        ),
+    ],
+    ids=["no targets", "other targets", "text"],
+)
+def test_lines_on_adapters(adapter: BaseModel, line: str) -> None:
+    (finding,) = contradictions(TINY, adapter, {})
+    assert f"{finding.key}: {finding.what}; {finding.fix}" == line
 
 
 @pytest.mark.parametrize("adapter", [prompts(), PREFIX], ids=["prompt", "prefix"])

@@ -33,14 +33,14 @@ def found(kind: str, adapter: BaseModel = NONE, **given: object) -> list[str]:
         (
             "sft",
             {"tokens_per_microbatch": 64},
-            "stages.s.tokens_per_microbatch: 64 is not taken by TRL's SFTTrainer; "
-            "try stages.s.tokens_per_microbatch=auto, or stages.s.engine=align",
+            "stages.s.tokens_per_microbatch: 64 is not read by TRL's SFTTrainer; "
+            "try stages.s.engine=align, or stages.s.tokens_per_microbatch=auto",
         ),
         (
             "reward",
             {"loss": "plackett_luce"},
-            "stages.s.loss: plackett_luce is not taken by TRL's RewardTrainer; "
-            "try stages.s.loss=bradley_terry, or stages.s.engine=align",
+            "stages.s.loss: plackett_luce is not read by TRL's RewardTrainer; "
+            "try stages.s.engine=align, or stages.s.loss=bradley_terry",
         ),
         (
             "dpo",
@@ -65,6 +65,16 @@ def found(kind: str, adapter: BaseModel = NONE, **given: object) -> list[str]:
 def test_what_a_trainer_cannot_take_is_one_line(kind: str, given: dict[str, object], line: str) -> None:
     assert found(kind, **given) == [line]
     assert found(kind, **{**given, "engine": "align"}) == []
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", None, "bfloat16"])
+def test_trl_computes_in_float32(dtype: str | None) -> None:
+    plain = {"kind": "sft", "data": "d", "max_prompt": 64, "max_answer": 64}
+    stages = {name: SftOptions.model_validate({**plain, "engine": name}) for name in ("trl", "align")}
+    lines = [f"{f.key}: {f.what}; {f.fix}" for f in contradictions(TINY, NONE, stages, dtype)]
+    line = "stages.trl.engine: trl computes in float32 here, not in hardware.dtype=bfloat16; "
+    fix = "try hardware.dtype=float32, or stages.trl.engine=align"
+    assert lines == ([line + fix] if dtype == "bfloat16" else [])
 
 
 def test_an_adapter_that_a_trainer_would_change() -> None:

@@ -14,7 +14,7 @@ import pytest
 from align.config.base import DataRef
 from align.data import cards, sources
 from align.data.types import Ranking
-from align.errors import DataError
+from align.errors import DataError, Problems
 
 CARD = """---
 name: mine
@@ -355,6 +355,15 @@ def test_identity_changes_with_content_card_and_use(folder: Path) -> None:
 def test_identity_of_a_file_is_where_it_lies_not(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     assert cards.identity(prompts(tmp_path, "p", "a")) == cards.identity(prompts(tmp_path / "x", "p", "a"))
+
+
+def test_all_sources_that_are_not_there_are_told(folder: Path) -> None:
+    with pytest.raises(Problems) as caught:
+        cards.identity(["mines", "mine", str(folder / "gone.jsonl")])
+    assert [str(error) for error in caught.value.errors] == [
+        "data: no card is called 'mines'; did you mean 'mine'?",
+        f"{folder / 'gone.jsonl'}: no such file; check the path",
+    ]
 
 
 def test_a_text_file_is_one_row_and_is_trained_on_whatever_it_says(tmp_path: Path) -> None:

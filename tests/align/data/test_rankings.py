@@ -83,20 +83,20 @@ def test_a_scale_is_read_off_the_ratings_or_given() -> None:
     [
         (
             [rated(*range(25))], None,
-            "data of k: holds 25 different ratings from 0 to 24; give the levels that they are rounded to, "
+            "k: the data hold 25 different ratings from 0 to 24; give the levels that they are rounded to, "
             "k=[..., ...]",
         ),
         (
             [rated(1.0, 6.0)], [1.0, 3.0, 5.0],
-            "data of k: the rating 6 lies outside the scale 1 to 5; mend it, or widen k",
+            "k: the rating 6 lies outside the scale 1 to 5; mend it, or widen k",
         ),
         (
             [rated(2.0), rated(2.0)], None,
-            "data of k: has one level of ratings only; give answers that were rated differently",
+            "k: the data have only one level of ratings; give answers that were rated differently",
         ),
         (
             [rated(2.0), rated(2.25)], [1.0, 2.0, 3.0],
-            "data of k: has one level of ratings only; give answers that were rated differently",
+            "k: the data have only one level of ratings; give answers that were rated differently",
         ),
     ],
 )  # fmt: skip

@@ -67,3 +67,21 @@ def test_what_is_gone_counts() -> None:
     new = {name: value for name, value in OLD.items() if name != "epochs"}
     assert describe("ppo", OLD, new, differing(OLD, new)) == "stages.ppo.epochs 1 -> (none)"
     assert differing(OLD, OLD) == []
+
+
+LORA = {"kind": "sft", "adapter.kind": "lora", "adapter.r": 8, "adapter.alpha": 16, "adapter.init": "default"}
+
+
+def test_a_kind_comes_first_and_what_follows_from_it_is_left_out() -> None:
+    prefix = {"kind": "sft", "adapter.kind": "prefix_tuning", "adapter.virtual_tokens": 20, "lr": 1e-2}
+    before = {**LORA, "lr": 1e-4}
+    names = differing(before, {**prefix, "adapter.init": "zero"})
+    assert names == ["adapter.kind", "adapter.init", "lr"]
+    said = describe("sft", before, prefix, differing(before, prefix))
+    assert said == "adapter.kind lora -> prefix_tuning, stages.sft.lr 0.0001 -> 0.01"
+
+
+def test_another_kind_of_stage_leaves_the_adapter_s_options_and_the_data() -> None:
+    before = {**LORA, "max_answers": 9, "data.data.0": "x 1"}
+    new = {**LORA, "kind": "kto", "desirable_weight": 1.0, "adapter.r": 4, "data.data.1": "y 2"}
+    assert differing(before, new) == ["kind", "adapter.r", "data.data.0", "data.data.1"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torch import OutOfMemoryError
 
-from align.errors import ConfigError, DataError, NumericsError, Problems
+from align.errors import ConfigError, DataError, NumericsError, Problems, keyed
 from align.pipeline.failure import exit_code, explain, lines, trace
 
 RUNS, LOG = Path("runs"), Path("runs/x/log.txt")
@@ -42,11 +42,15 @@ def test_one_line_and_the_right_exit_code(error: BaseException, code: int, said:
     assert exit_code(found) == code
 
 
-def test_several_errors_are_several_lines_with_their_places() -> None:
-    class Places:
-        def nearest(self, key: str) -> str:
-            return {"model.path": "command line", "stages.ppo.lr": "rlhf.yaml:12"}[key]
+class Places:
+    """Of the keys of these tests."""
 
+    def nearest(self, key: str) -> str:
+        """File and line, or the command line."""
+        return {"model": "smol.yaml", "model.path": "command line", "stages.ppo.lr": "rlhf.yaml:12"}[key]
+
+
+def test_several_errors_are_several_lines_with_their_places() -> None:
     problems = Problems(
         [ConfigError("model.path", "no"), ConfigError("stages.ppo.lr", "big"), DataError("x", "y")]
     )
@@ -56,6 +60,22 @@ def test_several_errors_are_several_lines_with_their_places() -> None:
         "x: y",
     ]
     assert exit_code(problems) == 2
+
+
+def test_the_option_that_led_to_an_error_says_its_place() -> None:
+    """Where an error names a file, and not the option; one that names another option keeps that."""
+    tokenizer = ConfigError("tokenizer", "has no EOS")
+    with pytest.raises(ConfigError), keyed("model"):
+        raise tokenizer
+    row = DataError("a.jsonl:3", "is empty", "fill it")
+    with pytest.raises(Problems) as caught, keyed("stages.ppo.lr"):
+        raise Problems([row, tokenizer, ConfigError("model.path", "no")])
+    assert lines(caught.value, LOG, Places()) == [
+        "rlhf.yaml:12: stages.ppo.lr: a.jsonl:3: is empty; fill it",
+        "smol.yaml: model: tokenizer: has no EOS",
+        "command line: model.path: no",
+    ]
+    assert lines(caught.value, LOG)[0] == "a.jsonl:3: is empty; fill it"
 
 
 def test_without_a_log_it_says_how_to_see_more() -> None:

@@ -12,7 +12,7 @@ import pytest
 from align.artifacts.commit import commit
 from align.artifacts.store import Store
 from align.config.schema import Recipe
-from align.errors import ConfigError, IntegrityError, Problems
+from align.errors import ConfigError, DataError, IntegrityError, Problems
 from align.models import precision, sources
 from align.pipeline import ingredients as ingredients_module
 from align.pipeline import plan as plans
@@ -231,6 +231,41 @@ def test_all_errors_at_once_and_each_once(make_recipe: Any, store: Store) -> Non
     assert caught.value.exit_code == 2
 
 
+def test_a_refused_stage_hides_nothing_of_those_that_read_it(
+    make_recipe: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data that are not there or not right, the model's size, a package: each with its option."""
+    (tmp_path / "base" / "config.json").write_text('{"num_hidden_layers": 3}')
+    monkeypatch.setattr(plans, "EXTRA", "not_installed_anywhere")
+    hub = {"kind": "hub", "id": "a/b", "revision": "0" * 40}
+    recipe = make_recipe(
+        {"model": hub},
+        sft={"data": ["nowhere", "neither"], "optimizer": "adamw_8bit"},
+        rm={"data": "bad", "layers": 9},
+        ppo={"prompts": "missing"},
+    )
+    with pytest.raises(Problems) as caught:
+        build(recipe, store)
+    assert [(error.key, error.where) for error in caught.value.errors] == [
+        ("stages.sft.data", "data 'nowhere'"),
+        ("stages.ppo.prompts", "data 'missing'"),
+        ("", "stages.rm.layers"),
+        ("", "stages.sft.optimizer"),
+        ("stages.rm.data", "bad:3"),
+    ]
+    assert not store.root.exists()
+
+
+def test_leaks_are_told_beside_errors_that_are_not_of_the_data(
+    make_recipe: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "EXTRA", "not_installed_anywhere")
+    monkeypatch.setattr(plans, "leaks", lambda recipe: [DataError("stages.eval.prompts", "leak")])
+    with pytest.raises(Problems) as caught:
+        build(make_recipe(sft={"optimizer": "adamw_8bit"}), store)
+    assert [error.where for error in caught.value.errors] == ["stages.sft.optimizer", "stages.eval.prompts"]
+
+
 def test_a_base_model_that_cannot_be_had(
     make_recipe: Any, store: Store, monkeypatch: pytest.MonkeyPatch, fake_stage: Any
 ) -> None:
@@ -282,26 +317,58 @@ def test_a_stage_on_another_base_model_is_new_not_changed(make_recipe: Any, stor
     assert [row.seconds for row in other.rows] == [None] * 4, "the time of another model says nothing"
 
 
+@pytest.mark.parametrize(
+    ("package", "options", "line"),
+    [
+        (
+            "EXTRA",
+            {"optimizer": "adamw_8bit"},
+            "stages.sft.optimizer: adamw_8bit needs not_installed_anywhere, which is not installed; "
+            "pip install not_installed_anywhere, or try stages.sft.optimizer=adamw",
+        ),
+        (
+            "TRL",
+            {"engine": "trl"},
+            "stages.sft.engine: trl needs not_installed_anywhere, which is not installed; "
+            "pip install not_installed_anywhere, or try stages.sft.engine=align",
+        ),
+    ],
+)
 def test_a_package_that_an_option_needs_is_missing(
-    make_recipe: Any, store: Store, monkeypatch: pytest.MonkeyPatch, fake_stage: Any
+    make_recipe: Any, store: Store, monkeypatch: pytest.MonkeyPatch, package: str, options: Any, line: str
 ) -> None:
-    monkeypatch.setattr(plans, "EXTRA", "not_installed_anywhere")
+    monkeypatch.setattr(plans, package, "not_installed_anywhere")
     build(make_recipe(), store)
     with pytest.raises(ConfigError) as caught:
-        build(make_recipe(sft={"optimizer": "adamw_8bit"}), store)
-    assert str(caught.value) == (
-        "stages.sft.optimizer: adamw_8bit needs not_installed_anywhere, which is not installed; "
-        "pip install not_installed_anywhere, or try stages.sft.optimizer=adamw"
-    )
-    adapter = {"kind": "lora", "quantize_base": "nf4"}
+        build(make_recipe(sft=options), store)
+    assert str(caught.value) == line
+    monkeypatch.setattr(plans, package, "json")
+    build(make_recipe(sft=options), store)
+
+
+def test_a_base_in_4_bits_needs_its_package(
+    make_recipe: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "EXTRA", "not_installed_anywhere")
     with pytest.raises(ConfigError) as caught:
-        build(make_recipe(top={"adapter": adapter}), store)
+        build(make_recipe(top={"adapter": {"kind": "lora", "quantize_base": "nf4"}}), store)
     assert str(caught.value) == (
         "adapter.quantize_base: nf4 needs not_installed_anywhere, which is not installed; "
         "pip install not_installed_anywhere, or try adapter.quantize_base=null"
     )
-    monkeypatch.setattr(plans, "EXTRA", "json")
-    build(make_recipe(sft={"optimizer": "adamw_8bit"}), store)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_trl_in_a_dtype_that_auto_stands_for_is_refused_before_anything_runs(
+    make_recipe: Any, store: Store, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    recipe = make_recipe(top={"hardware": {"dtype": dtype}}, sft={"engine": "trl"})
+    monkeypatch.setattr(precision, "has_bf16", lambda: True)
+    with pytest.raises(ConfigError, match=r"^stages.sft.engine: trl computes in float32 here, not in "):
+        build(recipe, store)
+    monkeypatch.setattr(precision, "has_bf16", lambda: False)
+    if dtype == "auto":
+        build(recipe, store)
 
 
 def test_the_dtype_is_part_of_a_result_and_what_auto_took_is_said(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from align.report.facts import MAX_SAMPLES, read_run
+import pytest
+
+from align.report.facts import MAX_SAMPLES, StageFacts, read_run
 
 MakeRun = Callable[..., Any]
 
@@ -31,6 +34,24 @@ def test_rounds_are_counted_in_iterations_and_the_rest_in_steps(make_run: MakeRu
     assert ppo.metrics["objective/kl"].steps == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
     assert ppo.metrics["objective/kl"].values[1] == 0.46
     assert not {"step", "iteration"} & set(ppo.metrics)
+
+
+@pytest.mark.parametrize(
+    ("kind", "supervised", "policy"),
+    [
+        ("sft", True, True),
+        ("reward", True, False),
+        ("process_reward", True, False),
+        ("dpo", True, True),
+        ("kto", True, True),
+        ("ppo", False, True),
+        ("evaluate", False, False),
+        ("of a later version", False, False),
+    ],
+)
+def test_what_a_kind_of_stage_is(kind: str, supervised: bool, policy: bool) -> None:
+    facts = StageFacts("s", kind, "k", (), Path("folder"), None)
+    assert (facts.supervised, facts.makes_policy) == (supervised, policy)
 
 
 def test_samples_are_capped_by_source_and_counted(make_run: MakeRun) -> None:

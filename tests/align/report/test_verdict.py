@@ -260,3 +260,11 @@ def test_kl_that_passes_the_limit_is_named_once() -> None:
     run = run_of(stage("ppo", {}, **{"objective/kl": [0.0, 8.0, 8.1, 9.0]}))
     assert cautions(run) == ["ppo: KL passed 8 nats an answer at iteration 3"]
     assert cautions(run_of(stage("ppo", {}, **{"objective/kl": [0.0, 8.0]}))) == []
+
+
+def test_a_kind_that_is_not_known_yet_is_told_by_what_it_measured() -> None:
+    (told,) = findings(run_of(stage("later", {"before": {"nll": 2.0}, "after": {"nll": 1.5}})))
+    assert told.text == "later: held-out loss falls from 2.00 to 1.50 nats per token."
+    assert findings(run_of(stage("later", {"before": {"reward": 2.0}}))) == []
+    run = run_of(stage("later", {}, **{"objective/kl": [9.0]}))
+    assert cautions(run) == ["later: KL passed 8 nats an answer at iteration 1"]

@@ -146,8 +146,18 @@ def test_a_rating_outside_the_scale_is_refused_before_anything_runs(data: Path, 
     with pytest.raises(DataError) as error:
         stage(data, tmp_path / "runs", scale=[1.0, 2.0, 3.0, 4.0]).prepare()
     assert str(error.value) == (
-        "data of stages.rm.scale: the rating 5 lies outside the scale 1 to 4; "
-        "mend it, or widen stages.rm.scale"
+        "stages.rm.scale: the rating 5 lies outside the scale 1 to 4; mend it, or widen stages.rm.scale"
+    )
+
+
+def test_ratings_of_single_answers_under_another_loss_name_the_one_that_reads_them(
+    data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as error:
+        stage(data, tmp_path / "runs", loss="bradley_terry").prepare()
+    assert str(error.value) == (
+        "stars: has no rows to train on (80 single answers, which rank nothing); "
+        "a stage of kind reward learns from their ratings with loss=ordinal"
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch
 from align.config.stages import RewardOptions
 from align.data.types import Dataset, Message, Ranking
 from align.engine.batch import Budget, TokenBatch
+from align.errors import DataError
 from align.stages import reward
 from align.stages.reward import Reward
 
@@ -47,25 +50,31 @@ ROWS = {
 }
 
 
-@pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Reward:
+def made(monkeypatch: pytest.MonkeyPatch, rows: dict[str, list[Ranking]], **given: Any) -> Reward:
+    """The stage on these rows, not yet prepared; `given` are options."""
+
     def load(data: Any, expect: str, split: str, **_: Any) -> Dataset[Ranking]:
         assert (data, expect) == ("rankings", "rankings")
-        return Dataset("x", list(ROWS[split]), {})
+        return Dataset("x", list(rows[split]), {})
 
     monkeypatch.setattr(reward.cards, "load", load)
     monkeypatch.setattr(reward, "load_template", lambda base, name: Template())
     options = RewardOptions(
         kind="reward", data="rankings", max_answers=3, max_answer=3, max_prompt=16, epochs=3, batch_size=1,
-        tokens_per_microbatch=16,
+        tokens_per_microbatch=16, **given
     )  # fmt: skip
     recipe = SimpleNamespace(model=SimpleNamespace(template=None), adapter=None)
     ctx: Any = SimpleNamespace(
-        options=options, recipe=recipe, base="base", name="rm", seed=4, dtype="float32"
+        options=options, recipe=recipe, base="base", name="rm", seed=4, dtype="float32", reporter=Mock()
     )
-    made = Reward(ctx)
-    assert made.prepare() == 3 * 2, "epochs over the training rankings, a step each"
-    return made
+    return Reward(ctx)
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Reward:
+    found = made(monkeypatch, ROWS)
+    assert found.prepare() == 3 * 2, "epochs over the training rankings, a step each"
+    return found
 
 
 def test_rankings_are_thinned_and_learned_from_by_part(stage: Reward) -> None:
@@ -74,6 +83,28 @@ def test_rankings_are_thinned_and_learned_from_by_part(stage: Reward) -> None:
     assert [r.ids for r in train["many"].responses] == [(10, EOS), (12, EOS), (13, EOS)]
     assert train["few"].tiers == (0, 1)
     assert [row.id for row in stage.tokens["test"].rows] == ["cut", "long", "short"]
+
+
+def test_a_margin_of_rankings_without_ratings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError) as error:
+        made(monkeypatch, ROWS, margin=0.5).prepare()
+    assert str(error.value) == (
+        "stages.rm.margin: 0.5 scales differences of ratings, and x has no ratings; "
+        "give rankings by ratings, or try stages.rm.margin=0"
+    )
+
+
+@pytest.mark.parametrize("rated", [1, 2])
+def test_rankings_that_a_margin_passes_over_are_counted(monkeypatch: pytest.MonkeyPatch, rated: int) -> None:
+    many, few = ROWS["train"]
+    train = [replace(many, ratings=(3.0, 3.0, 2.0, 1.0)), few]
+    if rated == 2:
+        train[1] = replace(few, ratings=(5.0, 4.0))
+    found = made(monkeypatch, {**ROWS, "train": train}, margin=0.5)
+    found.prepare()
+    said = [call.args[0] for call in found.ctx.reporter.warn.call_args_list]  # type: ignore[attr-defined]
+    line = "1 of 2 rankings have no ratings, and stages.rm.margin gives them no margin"
+    assert said == ([line] if rated == 1 else [])
 
 
 def test_it_is_measured_on_held_out_rankings_with_the_answers_it_scored(

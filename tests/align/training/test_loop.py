@@ -84,10 +84,10 @@ class Line:
         """The statistic."""
         return {"memory": self.memory}
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, torch.Tensor]:
         return {}
 
-    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Put it back."""
         self.memory = state["memory"]
 

@@ -39,6 +39,11 @@ def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
             Conversation("rows/1", (Message("system", "s"), USER, Message("assistant", "a", 0.5)), "rows"),
         ),
         ({"prompt": "q", "completion": "a"}, Conversation("rows/1", (USER, ASSISTANT), "rows")),
+        ({"prompt": "q", "completion": [turn("assistant", "a")]}, Conversation("rows/1", (USER, ASSISTANT), "rows")),
+        (
+            {"prompt": [turn("user", "q")], "completion": [turn("assistant", "a", weight=0.5)]},
+            Conversation("rows/1", (USER, Message("assistant", "a", 0.5)), "rows"),
+        ),
         ({"prompt": "q", "completion": "a", "label": True}, Labelled("rows/1", (USER,), "a", True, "rows")),
         (
             {"id": "x", "prompt": [turn("user", "q")], "completion": [turn("assistant", "a")], "label": False},
@@ -133,6 +138,23 @@ def test_labels_that_are_none(tmp_path: Path, change: dict[str, Any], what: str)
     with pytest.raises(DataError) as error:
         read(tmp_path, {"prompt": "q", "completion": "a", "label": True, **change})
     assert str(error.value).endswith(f"rows.jsonl:1: {what}")
+
+
+def test_a_completion_of_several_turns_is_none_of_sft_either(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="field 'completion' has 2 turns; give one turn, the assistant's"):
+        read(tmp_path, {"prompt": "q", "completion": [turn("user", "q"), turn("assistant", "a")]})
+    with pytest.raises(DataError, match="field 'completion' is an empty conversation; "):
+        read(tmp_path, {"prompt": "q", "completion": []})
+
+
+def test_ratings_in_csv_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,answer,rating\nq,a,4\nq,b,-2.5\n")
+    rows = READERS.get("own").read([local(path)], Context("rows", "rankings", OwnOptions()))
+    assert list(rows) == [
+        Ranking("rows/1", (USER,), ("a",), (0,), (4.0,), "rows"),
+        Ranking("rows/2", (USER,), ("b",), (0,), (-2.5,), "rows"),
+    ]
 
 
 def test_labels_in_csv_are_texts(tmp_path: Path) -> None:
