@@ -168,9 +168,10 @@ def test_a_prompt_is_computed_once_and_no_step_holds_an_answer_that_ended(
     left: list[int] = []  # tokens to come of the answers in the slots
     steps = []
     while waiting or left:
-        left += [waiting.pop(0) for _ in range(min(4 - len(left), len(waiting)))]
+        while waiting and len(left) < 4:
+            left += [count - 1 for count in [waiting.pop(0)] if count > 1]  # the first comes with the prompt
+        steps.append(len(left))
         left = [count - 1 for count in left if count > 1]
-        steps += [len(left)] if left else []
     assert [n for n in streams if n > 0] == steps, (
         "nothing follows an answer's last token but the next answer"
     )
