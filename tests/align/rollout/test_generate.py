@@ -161,7 +161,7 @@ def test_a_prompt_is_computed_once_and_no_step_holds_an_answer_that_ended(
     model, sampling = tiny("slots"), SamplingOptions(max_new_tokens=14)
     got = generate(model, PROMPTS, sampling, ENDS, seed=5, samples=3, slots=4)
     computed = [-n for n in streams if n < 0]
-    assert computed == [9, 12, 6], "9; 7 and 5; 3, 2 and 1: small groups, the longest first"
+    assert computed == [9, 12, 5, 1], "9; 7 and 5, 12 tokens; 3 and 2, answers for all slots; 1"
     waiting = [
         len(r.ids) for row in sorted(PROMPTS, key=lambda p: -len(p.prompt)) for r in got if r.id == row.id
     ]
