@@ -70,14 +70,17 @@ class Checkpoint:
         """Rows of a kind in a random order that is always the same.
 
         Args:
-            kind: conversations, pairs or rankings (of 4 answers, without ties).
+            kind: conversations, pairs or rankings (of 4 answers, without ties); prompts are those of pairs.
 
         Raises:
             DataError: The data is not in $ALIGN_SHARED.
         """
-        found = {"conversations": self._conversations, "pairs": self._pairs, "rankings": self._rankings}[
-            kind
-        ]()
+        found = {
+            "conversations": self._conversations,
+            "pairs": self._pairs,
+            "prompts": self._pairs,
+            "rankings": self._rankings,
+        }[kind]()
         return [_row(found[i]) for i in epoch_order(SEED, 0, len(found))]
 
     def _conversations(self) -> list[TokenRow]:
@@ -96,6 +99,12 @@ class Checkpoint:
         data.rows = [thin(row, ANSWERS) for row in data.rows if _has_tiers(row)]
         rows = tokenize.rankings(data, self.tokens, **LIMITS).rows
         return [row for row in rows if len(set(row.tiers)) == len(row.tiers) == ANSWERS]
+
+    def ends(self) -> tuple[int, ...]:
+        """EOS and every token with a line break: they end rollouts, whose lengths then differ as in chats."""
+        vocabulary = range(len(self.tokens.tokenizer))
+        lines = (token for token in vocabulary if "\n" in self.tokens.decode([token]))
+        return (self.tokens.eos_id, *lines)
 
 
 LIMITS: dict[str, Any] = {"max_prompt": MAX_PROMPT, "max_answer": MAX_ANSWER, "max_drop": 1.0}

@@ -16,7 +16,7 @@ class Peer:
     Attributes:
         side: Its module in `benchmarks.sides`.
         setting: How it is shown.
-        micro: Sequences or pairs of a forward; the rest of a step is accumulated.
+        micro: Sequences or pairs of a forward; the rest of a step is accumulated. Of rollouts, a batch.
         checkpointing: Activations are computed again in the backward pass.
         logging: Steps between log lines; 0: none.
         grouped: Rows come grouped by length, to both sides.
@@ -42,6 +42,10 @@ CACHED_TUNED = Peer("trl", "tuned, batch 8", cached=True)
 CACHED_GROUPED = Peer("trl", "tuned, batch 8, grouped by length", grouped=True, cached=True)
 CACHED_SINGLE = Peer("trl", "tuned, batch 1, accumulated", micro=1, cached=True)
 
+ONE_BATCH = Peer("generate", "tuned, one batch", micro=64)
+HALVES = Peer("generate", "tuned, batch 32", micro=32)
+SORTED = Peer("generate", "tuned, batch 32, grouped by length", micro=32, grouped=True)
+
 SMOLLM2, SMALL = "smollm2_135m", "small"
 GRID = {
     "sft": (TUNED, SINGLE, PLAIN_TUNED, PLAIN_SINGLE, GROUPED, SHIPPED),
@@ -57,9 +61,9 @@ class Comparison:
 
     Attributes:
         model: `smollm2_135m` or `small`, or what `benchmarks.data.model` takes else.
-        stage: sft, reward or dpo.
-        data: conversations, pairs or rankings (of 4 answers).
-        adapter: full or lora.
+        stage: sft, reward, dpo or rollout.
+        data: conversations, pairs, rankings (of 4 answers) or prompts.
+        adapter: full or lora; rollouts are those of the plain model.
         peer: The other side.
         rows: Rows of a step; a run is one step.
         pairs: Runs of each side.
@@ -105,6 +109,10 @@ def full() -> list[Comparison]:
     return [
         *_grid(SMOLLM2, "full", SINGLE.setting, CONVERSATIONS_AND_PAIRS),
         *_grid(SMALL, "full"),
+        *(
+            Comparison(SMOLLM2, "rollout", "prompts", "full", peer, 64)
+            for peer in (ONE_BATCH, HALVES, SORTED)
+        ),
         *_grid(SMOLLM2, "full", SINGLE.setting, RANKINGS),
         *_grid(SMOLLM2, "lora", SINGLE.setting),
         *_grid(SMOLLM2, "full", TUNED.setting),

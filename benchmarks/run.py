@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import plan, plots, scaling, table
 from benchmarks.client import Refused, Worker
 from benchmarks.data import Checkpoint
-from benchmarks.flops import useful
+from benchmarks.flops import sampled, useful
 from benchmarks.outcome import Outcome
 from benchmarks.plan import Comparison
 from benchmarks.protocol import OURS, NoRatio, Pair, measure, refuse_if_late
@@ -30,6 +30,8 @@ from benchmarks.spec import Spec, Trace
 RESULTS = Path(__file__).parent / "results"
 MINUTES, QUICK_MINUTES = 38.0, 4.5
 SCALING_SHARE = 0.12  # of the time, kept for the scaling plots
+LONGEST = 128  # tokens of an answer that is sampled
+WARM_PROMPTS = 16  # of a rollout: two would take as many steps, and promise too long a run
 
 
 class Bench:
@@ -68,22 +70,13 @@ class Bench:
                 pairs = self._pairs(ours, peer, rows, comparison, seconds - (monotonic() - start))
         except (Refused, NoRatio) as error:
             return Outcome(comparison, why=str(error))
-        flops = [
-            useful(
-                comparison.stage,
-                comparison.adapter,
-                model.sizes,
-                part,
-                reference=comparison.stage == "dpo" and not comparison.peer.cached,
-            )
-            for part in rows
-        ]
+        flops = [_useful(comparison, model, part, pair) for part, pair in zip(rows, pairs, strict=True)]
         return Outcome(comparison, pairs=pairs, useful=flops)
 
     def _pairs(
         self, ours: Worker, peer: Worker, rows: list[list[Row]], comparison: Comparison, seconds: float
     ) -> list[Pair]:
-        few = rows[0][: 2 // comparison.units or 1]
+        few = rows[0][: WARM_PROMPTS if comparison.stage == "rollout" else 2 // comparison.units or 1]
         warm = sum(worker.run(few).seconds for worker in (ours, peer))  # the first run of a process is slower
         refuse_if_late(warm, len(few) / comparison.rows, comparison.pairs, seconds)
         workers = {OURS: ours}
@@ -96,8 +89,9 @@ class Bench:
     def _open_ours(self, spec: Spec) -> Worker:
         """Our worker, the one of the last comparison where nothing about our side changed."""
         mine = Spec(
-            spec.stage, spec.adapter, spec.model, spec.template, spec.pad, spec.batch, cached=spec.cached
-        )
+            spec.stage, spec.adapter, spec.model, spec.template, spec.pad, spec.batch, cached=spec.cached,
+            ends=spec.ends, longest=spec.longest,
+        )  # fmt: skip
         if self._ours is None or self._ours[0] != mine:
             self.close()
             worker = self._start("align")
@@ -136,12 +130,20 @@ def _rows(model: str, kind: str) -> list[Row]:
     return checkpoint(model).rows(kind)
 
 
+def _useful(comparison: Comparison, model: Checkpoint, rows: Sequence[Row], pair: Pair) -> float:
+    if comparison.stage == "rollout":
+        return sampled(model.sizes, rows, pair.ours.tokens)
+    reference = comparison.stage == "dpo" and not comparison.peer.cached
+    return useful(comparison.stage, comparison.adapter, model.sizes, rows, reference=reference)
+
+
 def _spec(comparison: Comparison, model: Checkpoint) -> Spec:
     peer = comparison.peer
+    sampling = comparison.stage == "rollout"
     return Spec(
         comparison.stage, comparison.adapter, str(model.folder), model.template, model.pad, comparison.rows,
         pairs=comparison.units, cached=peer.cached, micro=peer.micro, checkpointing=peer.checkpointing,
-        logging=peer.logging,
+        logging=peer.logging, ends=model.ends() if sampling else (), longest=LONGEST if sampling else 0,
     )  # fmt: skip
 
 

@@ -61,7 +61,8 @@ def _row(outcome: Outcome, gemm: float, bold: bool) -> list[str]:
     return [
         MODELS.get(c.model, Path(c.model).name), stage, c.data, c.adapter, c.peer.side, setting,
         ratio(outcome.speed), memory, f"{ours:.2f} / {theirs:.2f}",
-        f"{our_rate / gemm:.0%} / {their_rate / gemm:.0%}", f"{outcome.apart[0]:.0e}, {outcome.apart[1]:.0e}",
+        f"{our_rate / gemm:.0%} / {their_rate / gemm:.0%}",
+        "same tokens" if c.stage == "rollout" else f"{outcome.apart[0]:.0e}, {outcome.apart[1]:.0e}",
     ]  # fmt: skip
 
 

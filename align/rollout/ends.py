@@ -18,8 +18,8 @@ class Ends:
     """What ends an answer.
 
     A stop string may begin and end within tokens. The answer keeps all tokens up to the one that completes
-    it, since they were sampled; its text ends before the stop string. (vLLM does the same; transformers
-    leaves the stop string in the text.)
+    it, since they were sampled; its text ends before the stop string. (So does vLLM's; that of transformers
+    holds it.)
 
     Attributes:
         eos: Tokens, each of which ends an answer.

@@ -17,7 +17,7 @@ from align.rollout.answers import Answer, Sampler
 from align.rollout.ends import Ends
 from align.rollout.types import Rollout
 
-SLOTS = 48  # answers that grow together; measured: the rate per token rises little above
+SLOTS = 64  # a step reads all weights: on two cores, SmolLM2 took 0.10 s with 32 rows, 0.15 s with 64
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from align.data.types import TokenRow
@@ -29,12 +28,13 @@ def decode(model: PreTrainedModel, answers: Sequence[Answer], sampler: Sampler, 
         sampler: Chooses tokens.
         slots: Answers that grow at a time, at most.
     """
-    _Slots(model, answers, sampler, min(slots, len(answers))).run()
+    slots = min(slots, len(answers))
+    _Slots(model, _Line(model, answers, sampler, slots), sampler, slots).run()
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """An answer that waits for a slot.
+    """An answer with its first token, which waits for a slot.
 
     Attributes:
         answer: The answer.
@@ -48,89 +48,86 @@ class _Ready:
 
 
 class _Line:
-    """Answers that wait; their prompts are computed in small groups, each once."""
-
-    def __init__(self, body: Any, answers: Sequence[Answer]) -> None:
-        self.body, self.first = body, virtual.ids_of(body)
-        self.waiting = deque(answers)
-        self.ready: deque[_Ready] = deque()
-
-    def take(self, count: int) -> list[_Ready]:
-        """The next answers, at most `count`."""
-        while len(self.ready) < count and self.waiting:
-            self._compute()
-        return [self.ready.popleft() for _ in range(min(count, len(self.ready)))]
-
-    def length(self, prompt: TokenRow) -> int:
-        """Tokens of a prompt behind what the model puts before it."""
-        return len(self.first) + len(prompt.prompt)
-
-    def _compute(self) -> None:
-        """As many of the next prompts as make a good product, one at least."""
-        rows: list[TokenRow] = []
-        owners: list[tuple[Answer, int]] = []
-        tokens = 0
-        while self.waiting:
-            row = self.waiting[0].prompt
-            if not rows or row is not rows[-1]:
-                tokens += self.length(row)
-                if rows and tokens > PREFILL:
-                    break
-                rows.append(row)
-            owners.append((self.waiting.popleft(), len(rows) - 1))
-        prompts = Prompts(self.body, [(*self.first, *row.prompt) for row in rows])
-        self.ready.extend(_Ready(answer, prompts, number) for answer, number in owners)
-
-
-class _Slots:
-    """Answers that grow stand in slots 0, 1, ...; the last of them takes the place of one that leaves."""
+    """Answers that wait. Their prompts are computed in small groups, each once, with the first tokens."""
 
     def __init__(
         self, model: PreTrainedModel, answers: Sequence[Answer], sampler: Sampler, slots: int
     ) -> None:
         self.body: Any = model.base_model
         self.head: Any = model.get_output_embeddings()
-        self.sampler, self.line = sampler, _Line(self.body, answers)
-        longest = max(self.line.length(a.prompt) for a in answers)
-        self.cache = KVCache(slots, longest + sampler.sampling.max_new_tokens)
+        self.sampler, self.slots, self.first = sampler, slots, virtual.ids_of(self.body)
+        self.waiting, self.ready = deque(answers), deque[_Ready]()
+        longest = max(self._length(answer.prompt) for answer in answers)
+        self.most = longest + sampler.sampling.max_new_tokens  # positions of an answer with its prompt
+
+    def next(self) -> _Ready | None:
+        """The next answer that does not end with its first token."""
+        while self.waiting and not self.ready:
+            self._compute()
+        return self.ready.popleft() if self.ready else None
+
+    def _compute(self) -> None:
+        """As many of the next prompts as make a good product and fill the slots, one at least."""
+        rows: list[TokenRow] = []
+        owners: list[int] = []
+        answers: list[Answer] = []
+        tokens = 0
+        while self.waiting:
+            row = self.waiting[0].prompt
+            if not rows or row is not rows[-1]:
+                tokens += self._length(row)
+                if rows and (tokens > PREFILL or len(answers) >= self.slots):
+                    break
+                rows.append(row)
+            owners.append(len(rows) - 1)
+            answers.append(self.waiting.popleft())
+            self.sampler.start(answers[-1])
+        prompts = Prompts(self.body, [(*self.first, *row.prompt) for row in rows])
+        self.sampler.grow(answers, logits_of(prompts.states, self.head)[owners])
+        pairs = zip(answers, owners, strict=True)
+        self.ready.extend(_Ready(answer, prompts, owner) for answer, owner in pairs if answer.end is None)
+
+    def _length(self, prompt: TokenRow) -> int:
+        return len(self.first) + len(prompt.prompt)
+
+
+class _Slots:
+    """Answers that grow stand in slots 0, 1, ... without a gap."""
+
+    def __init__(self, model: PreTrainedModel, line: _Line, sampler: Sampler, slots: int) -> None:
+        self.body: Any = model.base_model
+        self.head: Any = model.get_output_embeddings()
+        self.line, self.sampler, self.cache = line, sampler, KVCache(slots, line.most)
         self.growing: list[Answer] = []
-        self.lengths: list[int] = []  # positions of each in the cache
+        self.lengths: list[int] = []  # positions of each in the cache; its last token is not there yet
 
     def run(self) -> None:
         """One token of each answer a turn."""
-        states = self._admit()
+        self._fill()
         while self.growing:
-            tokens = self.sampler.grow(self.growing, logits_of(torch.cat(states), self.head))
-            tokens = self._leave(tokens)
-            states = [self._advance(tokens)] if tokens else []
-            states += self._admit()
+            step = Step(self.cache, self.lengths, self.body.device)
+            ids = torch.tensor([answer.ids[-1] for answer in self.growing])
+            states = flat.run(self.body, ids, step.depths, step)
+            self.lengths = [length + 1 for length in self.lengths]
+            self.sampler.grow(self.growing, logits_of(states, self.head))
+            self._fill()
 
-    def _admit(self) -> list[Tensor]:
-        """Fill the free slots."""
-        found = []
-        for ready in self.line.take(self.cache.slots - len(self.growing)):
-            self.sampler.start(ready.answer)
-            self.lengths.append(self.cache.put(len(self.growing), ready.prompts, ready.number))
-            self.growing.append(ready.answer)
-            found.append(ready.prompts.states[ready.number, None])
-        return found
+    def _fill(self) -> None:
+        """Answers that ended leave their slots to the next; where none waits, to the last."""
+        free = [slot for slot, answer in enumerate(self.growing) if answer.end is not None]
+        free += range(len(self.growing), self.cache.slots)
+        for taken, slot in enumerate(free):
+            ready = self.line.next()
+            if ready is None:
+                self._close([slot for slot in free[taken:] if slot < len(self.growing)])
+                return
+            length = self.cache.put(slot, ready.prompts, ready.number)
+            self.growing[slot : slot + 1], self.lengths[slot : slot + 1] = [ready.answer], [length]
 
-    def _leave(self, tokens: list[int]) -> list[int]:
-        """Free the slots of answers that ended; returns the tokens of the others, by slot."""
-        columns: tuple[list[Any], ...] = (self.growing, self.lengths, tokens)
-        for slot in reversed(range(len(tokens))):
-            if self.growing[slot].end is None:
-                continue
-            last = [column.pop() for column in columns]  # grows on, unless it is the one that leaves
+    def _close(self, free: list[int]) -> None:
+        """Let the last answers move into free slots."""
+        for slot in reversed(free):
+            answer, length = self.growing.pop(), self.lengths.pop()  # grows on, unless the slot is its own
             if slot < len(self.growing):
-                self.cache.move(len(self.growing), slot, last[1])
-                for column, value in zip(columns, last, strict=True):
-                    column[slot] = value
-        return tokens
-
-    def _advance(self, tokens: list[int]) -> Tensor:
-        """[S, D] states that predict what follows the tokens, which enter the cache."""
-        step = Step(self.cache, self.lengths, self.body.device)
-        states = flat.run(self.body, torch.tensor(tokens), step.depths, step)
-        self.lengths = [length + 1 for length in self.lengths]
-        return states
+                self.cache.move(len(self.growing), slot, length)
+                self.growing[slot], self.lengths[slot] = answer, length

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.flops import Sizes, sizes, useful
+from benchmarks.flops import Sizes, sampled, sizes, useful
 from benchmarks.rows import Row
 
 MODEL = Sizes(blocks=1000, head=50)
@@ -29,6 +29,12 @@ def test_useful_flops(stage: str, adapter: str, reference: bool, expected: float
 def test_rows_add_up() -> None:
     other = Row("b", (1,), ((2,),), ((1.0,),))
     assert useful("sft", "full", MODEL, [ROW, other]) == 6 * 1000 * (9 + 2) + 6 * 50 * (5 + 1)
+
+
+def test_the_last_token_of_a_sampled_answer_enters_no_forward() -> None:
+    other = Row("b", (1,), ((2,),), ((1.0,),))
+    # prompts of 3 and 1 tokens, 4 - 1 and 1 - 1 of the answers; a head for each of 5 tokens
+    assert sampled(MODEL, [ROW, other], [[4, 5, 6, 2], [2]]) == 2 * 1000 * (4 + 3) + 2 * 50 * 5
 
 
 def test_sizes_count_matrices_of_the_layers_and_one_embedding() -> None:

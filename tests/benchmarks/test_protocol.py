@@ -66,6 +66,22 @@ def test_when_losses_agree(other: Trace, said: str | None) -> None:
     assert found is None if said is None else said in str(found)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ([[5, 6], [7]], None),
+        ([[5, 6], [8]], "answer 2 of 2"),
+        ([[5], [7]], "answer 1 of 2: 2 tokens against 1"),
+        ([[5, 6]], "2 answers against 1"),
+        ([], "2 answers against 0"),
+    ],
+)
+def test_sampled_answers_are_the_same_token_for_token(theirs: list[list[int]], said: str | None) -> None:
+    found = difference(Trace(1.0, [], [], 1.0, tokens=[[5, 6], [7]]), Trace(1.0, [], [], 1.0, tokens=theirs))
+    assert found is None if said is None else said in str(found)
+    assert worst_difference([Pair(trace(), trace())]) == (0.0, 0.0)
+
+
 def test_sides_that_both_computed_nothing_do_not_agree() -> None:
     assert difference(Trace(1.0, [], [], 1.0), Trace(1.0, [], [], 1.0)) is not None
 

@@ -130,6 +130,22 @@ def test_the_plain_trainer_agrees_too(tiny: tuple[str, int], tmp_path: Path) -> 
             peer.load("transformers", Spec("dpo", "full", tiny[0], "chatml", tiny[1], batch=2))
 
 
+@pytest.mark.slow
+def test_rollouts_are_the_same_tokens(tiny: tuple[str, int], tmp_path: Path) -> None:
+    found = []
+    for side, micro in (("align", 8), ("generate", 4), ("generate", 2)):
+        spec = Spec(
+            "rollout", "full", tiny[0], "chatml", tiny[1], batch=4, micro=micro, ends=(2, 7), longest=9
+        )
+        with Worker(sys.executable, 1, tmp_path / "log") as worker:
+            worker.load(side, spec)
+            found.append(worker.run(rows(1)))
+    assert len(found[0].tokens) == 4
+    assert all(1 <= len(answer) <= 9 for answer in found[0].tokens)
+    assert difference(found[0], found[1]) is None
+    assert difference(found[0], found[2]) is None
+
+
 def _numbers(trace: Trace) -> tuple[list[float], list[float]]:
     assert all(map(math.isfinite, [*trace.losses, *trace.norms]))
     return trace.losses, trace.norms

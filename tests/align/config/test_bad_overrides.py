@@ -32,7 +32,7 @@ TYPED: list[tuple[str, list[str], list[str]]] = [
     (
         "4 bits of what learns",
         ["adapter=none", "adapter.quantize_base=nf4"],
-        ["adapter.quantize_base: no such key; try adapter=lora, which has adapter.quantize_base"],
+        ["adapter.quantize_base: no such key; kind lora or dora has it"],
     ),
     (
         "4 bits of the model",

@@ -81,7 +81,7 @@ def test_the_dtype(try_recipe: Callable[..., Any], top: str, said: str) -> None:
 
 
 def test_an_option_of_fixed_rows_names_the_kinds_that_have_it(try_recipe: Callable[..., Any]) -> None:
-    ppo = "stages:\n  ppo: {kind: ppo, policy: base, reward: rm, prompts: x, max_answer: 5}\n"
+    ppo = "stages:\n  ppo: {kind: rl, policy: base, reward: rm, prompts: x, max_answer: 5}\n"
     said = line_of(try_recipe, f"{ppo}  rm: {{kind: reward, data: x}}\n", 2)
     kinds = [kind for kind, options in STAGES.items() if "max_answer" in options.model_fields]
     assert {"sft", "dpo"} <= set(kinds)

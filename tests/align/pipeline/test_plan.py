@@ -350,6 +350,7 @@ def test_a_base_in_4_bits_needs_its_package(
     make_recipe: Any, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plans, "EXTRA", "not_installed_anywhere")
+    monkeypatch.setattr("align.models.adapter_configs.check_adapter", lambda base, adapter: None)
     with pytest.raises(ConfigError) as caught:
         build(make_recipe(top={"adapter": {"kind": "lora", "quantize_base": "nf4"}}), store)
     assert str(caught.value) == (

@@ -19,7 +19,7 @@ def test_stages_keep_their_order_kinds_inputs_and_times(make_run: MakeRun) -> No
     assert [(s.name, s.kind, s.inputs, s.seconds) for s in facts.stages] == [
         ("sft", "sft", ("base",), 3.0),
         ("reward", "reward", ("sft",), None),
-        ("ppo", "ppo", ("sft", "reward"), 4.5),
+        ("ppo", "rl", ("sft", "reward"), 4.5),
         ("eval", "evaluate", ("sft", "ppo", "reward"), None),
     ]
     assert facts.seconds == 7.5
@@ -44,7 +44,7 @@ def test_rounds_are_counted_in_iterations_and_the_rest_in_steps(make_run: MakeRu
         ("process_reward", True, False),
         ("dpo", True, True),
         ("kto", True, True),
-        ("ppo", False, True),
+        ("rl", False, True),
         ("evaluate", False, False),
         ("of a later version", False, False),
     ],

@@ -161,16 +161,17 @@ def test_a_prompt_is_computed_once_and_no_step_holds_an_answer_that_ended(
     model, sampling = tiny("slots"), SamplingOptions(max_new_tokens=14)
     got = generate(model, PROMPTS, sampling, ENDS, seed=5, samples=3, slots=4)
     computed = [-n for n in streams if n < 0]
-    assert computed == [9, 12, 6], "9; 7 and 5; 3, 2 and 1: small groups, the longest first"
+    assert computed == [9, 12, 5, 1], "9; 7 and 5, 12 tokens; 3 and 2, answers for all slots; 1"
     waiting = [
         len(r.ids) for row in sorted(PROMPTS, key=lambda p: -len(p.prompt)) for r in got if r.id == row.id
     ]
     left: list[int] = []  # tokens to come of the answers in the slots
     steps = []
     while waiting or left:
-        left += [waiting.pop(0) for _ in range(min(4 - len(left), len(waiting)))]
+        while waiting and len(left) < 4:
+            left += [count - 1 for count in [waiting.pop(0)] if count > 1]  # the first comes with the prompt
+        steps.append(len(left))
         left = [count - 1 for count in left if count > 1]
-        steps += [len(left)] if left else []
     assert [n for n in streams if n > 0] == steps, (
         "nothing follows an answer's last token but the next answer"
     )

@@ -14,7 +14,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from align.config.base import SamplingOptions
+from align.config.stages import SamplingOptions
 from align.rollout.sampling import choose, uniforms
 
 PLAIN = SamplingOptions()
@@ -65,9 +65,12 @@ SETTINGS: list[tuple[dict[str, Any], list[Any]]] = [
     ({"top_p": 0.8}, [TopPLogitsWarper(0.8)]),
     ({"top_p": 1e-6}, [TopPLogitsWarper(1e-6)]),
     ({"min_p": 0.2}, [MinPLogitsWarper(0.2)]),
-    ({"top_k": 6, "top_p": 0.9, "min_p": 0.1}, [TopKLogitsWarper(6), TopPLogitsWarper(0.9),
-    MinPLogitsWarper(0.1)]), ({"top_k": 4, "top_p": 0.7}, [TopKLogitsWarper(4), TopPLogitsWarper(0.7)]),
-]  # fmt: skip
+    (
+        {"top_k": 6, "top_p": 0.9, "min_p": 0.1},
+        [TopKLogitsWarper(6), TopPLogitsWarper(0.9), MinPLogitsWarper(0.1)],
+    ),
+    ({"top_k": 4, "top_p": 0.7}, [TopKLogitsWarper(4), TopPLogitsWarper(0.7)]),
+]
 
 
 @pytest.mark.parametrize(("given", "warpers"), SETTINGS, ids=[str(given) for given, _ in SETTINGS])
