@@ -33,10 +33,8 @@ from align.reward.scorers import sandbox_child
 VERDICT_BYTES = 2**20
 # Nothing of the user's environment. The order of sets is the same each time; libraries start no threads.
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-CLOCK_FACTOR, CLOCK_EXTRA = (
-    2,
-    5,
-)  # seconds by the clock: twice the CPU time, and more for a busy machine
+# Seconds by the clock: twice the CPU time, and more for a busy machine.
+CLOCK_FACTOR, CLOCK_EXTRA = 2, 10
 
 
 @dataclass(frozen=True)
