@@ -92,7 +92,7 @@ class PythonTestsReward(Component):
     kind: Literal["python_tests"]
     aggregate: Literal["mean", "min"] = Field("mean", description="the part that passes, or 1 only for all")
     seconds: int = Field(
-        5, ge=1, le=600, description="CPU time; killed after twice that and 5 s by the clock"
+        5, ge=1, le=600, description="CPU time; killed after twice that and 10 s by the clock"
     )
     memory_mb: int = Field(1024, ge=64, le=1_048_576, description="address space")
     workers: int | None = Field(

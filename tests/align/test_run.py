@@ -15,6 +15,7 @@ import pytest
 import align
 from align.config.schema import Recipe
 from align.errors import ConfigError, IntegrityError, Interrupted, NumericsError
+from align.reward import functions
 from align.run import main
 
 ROOT = Path(align.__file__).parent.parent
@@ -297,3 +298,27 @@ def test_the_module_runs_as_the_script_does() -> None:
         "command line: recipe: there is no recipe 'nope'; choose one of best_of_n, dpo, "
     )
     assert done.stdout == ""
+
+
+def test_one_s_own_functions_are_loaded_before_a_run_and_never_by_a_check(
+    runs: list[tuple[Recipe, list[str], Callable[[str], str]]], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text("def polite(answers):\n    return [1.0 for _ in answers]\n")
+    try:
+        assert main(["recipe=smoke", "rewards_from=mine.py", "--cfg", "job"]) == 0
+        assert functions.path() is None
+        assert main(["recipe=smoke", "rewards_from=mine.py"]) == 0
+        assert functions.path() == Path("mine.py")
+        assert runs[0][1] == ["recipe=smoke"]
+    finally:
+        functions.unload()
+
+
+def test_a_file_of_functions_that_is_not_there(
+    runs: list[tuple[Recipe, list[str], Callable[[str], str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recipe=smoke", "rewards_from=none.py"]) == 2
+    assert capsys.readouterr().err == (
+        "rewards_from=none.py: cannot be read: No such file or directory; check the path\n"
+    )
+    assert not runs

@@ -2,13 +2,14 @@
 
 The child has: an environment of its own, Python without the user's paths, a fresh folder that is removed
 behind it, no input and no output; limits on CPU time, memory, the size of files and the number of open
-files and processes; and, where the kernel lets the user have namespaces, no network and no processes to see
-but its own. It is killed with its whole process group when its time by the clock is up.
+files and processes; and, where the kernel lets the user have namespaces, no network, no way to reach other
+processes, and no file that it can write outside of its folder. It is killed with its whole process group
+when its time by the clock is up.
 
-This is no security boundary. The child reads and writes what the user may, and where namespaces are
-forbidden it has the network too; to root the limit on processes does not apply. Run what you do not trust
-in a container or a virtual machine. A program can also make its tests pass without solving anything, for
-example by an object that equals everything.
+This is no security boundary. The child reads what the user may read. Where namespaces are forbidden it also
+writes what the user may write, and has the network; to root the limit on processes does not apply. Run what
+you do not trust in a container or a virtual machine. A program can also make its tests pass without solving
+anything, for example by an object that equals everything.
 """
 
 from __future__ import annotations
@@ -32,10 +33,8 @@ from align.reward.scorers import sandbox_child
 VERDICT_BYTES = 2**20
 # Nothing of the user's environment. The order of sets is the same each time; libraries start no threads.
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-CLOCK_FACTOR, CLOCK_EXTRA = (
-    2,
-    5,
-)  # seconds by the clock: twice the CPU time, and more for a busy machine
+# Seconds by the clock: twice the CPU time, and more for a busy machine.
+CLOCK_FACTOR, CLOCK_EXTRA = 2, 10
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,9 @@ def _run(job: bytes, folder: str, verdicts: IO[bytes], seconds: float) -> None:
     try:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.communicate(job, timeout=seconds)
+        child.terminate()  # it kills and buries what runs the program
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(CLOCK_EXTRA)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)

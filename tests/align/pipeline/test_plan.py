@@ -372,6 +372,20 @@ def test_trl_in_a_dtype_that_auto_stands_for_is_refused_before_anything_runs(
         build(recipe, store)
 
 
+def test_a_function_that_a_reward_names_is_missing(make_recipe: Any, store: Store, fake_stage: Any) -> None:
+    recipe = make_recipe(ppo={"reward": {"mine": {"kind": "function", "name": "polite"}}})
+    with pytest.raises(ConfigError, match="^stages.ppo.reward.mine: function 'polite' stands in no file"):
+        build(recipe, store)
+
+
+def test_a_reward_model_inside_components_is_made_first(
+    make_recipe: Any, store: Store, fake_stage: Any
+) -> None:
+    reward = {"helpful": {"kind": "model", "model": "rm"}, "right": {"kind": "math"}}
+    plan = build(make_recipe(ppo={"reward": reward}), store)
+    assert plan["ppo"].inputs == ["sft", "rm"]
+
+
 def test_the_dtype_is_part_of_a_result_and_what_auto_took_is_said(
     make_recipe: Any, store: Store, monkeypatch: pytest.MonkeyPatch, fake_stage: Any
 ) -> None:

@@ -77,6 +77,8 @@ def test_the_command_that_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == "python -m align.run --config-dir 'my recipes' recipe=x 'model.path=a b'"
     monkeypatch.setattr(sys, "argv", ["align"])
     assert resume_command([]) == "python -m align.run"
+    monkeypatch.setattr(runner.functions, "path", lambda: Path("my rewards.py"))
+    assert resume_command(["seed=1"]) == "python -m align.run 'rewards_from=my rewards.py' seed=1"
 
 
 def test_the_same_again_takes_no_step(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from align.report import facts
 from align.report.facts import MAX_SAMPLES, StageFacts, read_run
 
 MakeRun = Callable[..., Any]
@@ -96,3 +97,14 @@ def test_inputs_come_from_the_manifest_where_the_recipe_is_gone(make_run: MakeRu
     (run.folder / "recipe.yaml").unlink()
     facts = read_run(run.folder, "rlhf", run.artifacts, {})
     assert facts.stages[2].inputs == ("sft", "reward")
+
+
+def test_models_inside_components_of_a_reward_are_inputs() -> None:
+    reward = {
+        "helpful": {"kind": "model", "model": "rm"},
+        "safe": {"kind": "ensemble", "models": ["r2", "rm"]},
+    }
+    composed = {
+        "stages": {"rl": {"kind": "ppo", "policy": "sft", "reward": {**reward, "x": {"kind": "math"}}}}
+    }
+    assert facts._inputs(composed, "rl") == ("sft", "rm", "r2")

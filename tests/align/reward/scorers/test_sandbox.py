@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -17,6 +19,59 @@ from align.reward.scorers import sandbox
 from align.reward.scorers.sandbox import Limits, run_tests
 
 LIMITS = Limits(seconds=5, memory=2**30)
+NAME = f"probe{os.getpid() % 100000}"
+NAMED = f"import ctypes; ctypes.CDLL(None).prctl(15, b'{NAME}', 0, 0, 0)"  # PR_SET_NAME
+
+
+def may_have_namespaces() -> bool:
+    try:
+        return subprocess.run(["unshare", "-rnm", "true"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+needs_namespaces = pytest.mark.skipif(
+    not may_have_namespaces(), reason="the kernel gives this user no namespaces"
+)
+
+
+def named() -> list[str]:
+    """Processes that a program has given the name."""
+    found = []
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            found += [comm.parent.name] if comm.read_text().strip() == NAME else []
+    return found
+
+
+def eventually_gone() -> bool:
+    """Whether there is none any more; the kernel takes a moment to bury a process."""
+    until = time.monotonic() + 10
+    while named() and time.monotonic() < until:
+        time.sleep(0.05)
+    return not named()
+
+
+class Watch:
+    """Looks for such processes while something runs."""
+
+    def __init__(self) -> None:
+        self.seen, self.over = False, threading.Event()
+        self.thread = threading.Thread(target=self.look)
+
+    def look(self) -> None:
+        while not self.over.wait(0.02):
+            self.seen = self.seen or bool(named())
+
+    def __enter__(self) -> Watch:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *given: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+
 ADD = "def add(a, b):\n    return a + b\n"
 
 
@@ -74,30 +129,37 @@ def test_an_endless_program_is_stopped_by_its_cpu_time() -> None:
     assert time.monotonic() - began < 60
 
 
-def test_a_sleeping_program_is_killed_by_the_clock_with_all_that_it_started(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(sandbox, "CLOCK_EXTRA", 1)
-    mark = tmp_path / "mark"
-    mark.write_text("")
-    program = (
-        f"import time\nfor _ in range(600):\n    open({str(mark)!r}, 'a').write('.')\n    time.sleep(0.05)\n"
-    )
-    assert run_tests(program, ["pass"], Limits(seconds=1, memory=2**30)) == [False]
-    size = mark.stat().st_size
-    assert size > 0
-    time.sleep(0.5)
-    assert mark.stat().st_size == size
+def test_a_sleeping_program_is_killed_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "CLOCK_EXTRA", 4)
+    program = f"{NAMED}\nimport time\ntime.sleep(600)"
+    with Watch() as watch:
+        assert run_tests(program, ["pass"], Limits(seconds=1, memory=2**30)) == [False]
+    assert watch.seen
+    assert eventually_gone()
 
 
-def test_files_are_limited_and_the_folder_is_empty_and_removed(tmp_path: Path) -> None:
-    seen = tmp_path / "seen"
-    program = f"import os\nopen({str(seen)!r}, 'w').write(os.getcwd())\nassert os.listdir() == []\nopen('a', 'w').write('x')\n"
+def test_its_folder_is_its_own_empty_and_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = "import os\nassert os.listdir() == []\nopen('a', 'w').write('x')\n"
     tests = ["open('big', 'wb').write(bytes(2**25))", "assert open('a').read() == 'x'"]
     assert run_tests(program, tests, LIMITS) == [False, True]
-    folder = Path(seen.read_text())
-    assert folder.parent == Path(tempfile.gettempdir())
-    assert not folder.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_namespaces
+def test_other_files_can_be_read_and_not_written(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("so")
+    tests = [
+        f"assert open({str(mine)!r}).read() == 'so'",
+        f"open({str(mine)!r}, 'w')",
+        f"import os; os.remove({str(mine)!r})",
+        f"open({str(tmp_path / 'new')!r}, 'w')",
+        "import ctypes, os; libc = ctypes.CDLL(None); assert libc.mount(None, b'/', None, 32 | 4096, None) == 0",
+        "assert libc.unshare(0x20000) == 0",
+    ]
+    assert run_tests("", tests, LIMITS) == [True, False, False, False, False, False]
+    assert mine.read_text() == "so"
 
 
 def test_nothing_of_the_environment_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,14 +175,7 @@ def test_sets_have_the_same_order_each_time() -> None:
     assert run_tests("", [f"assert hash('a') == {int(done.stdout)}"], LIMITS) == [True]
 
 
-def may_have_namespaces() -> bool:
-    try:
-        return subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(not may_have_namespaces(), reason="the kernel gives this user no namespaces")
+@needs_namespaces
 def test_there_is_no_network() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=lambda: server.accept(), daemon=True)
@@ -132,17 +187,10 @@ def test_there_is_no_network() -> None:
             thread.join(2)
 
 
-@pytest.mark.skipif(not may_have_namespaces(), reason="the kernel gives this user no namespaces")
-def test_what_leaves_the_process_group_is_killed_too(tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    program = (
-        "import os, time\n"
-        "if os.fork() == 0:\n"
-        "    os.setsid()\n"
-        f"    for _ in range(600):\n        open({str(mark)!r}, 'a').write('.')\n        time.sleep(0.02)\n"
-        "while not os.path.exists(%r):\n    time.sleep(0.02)\n" % str(mark)
-    )
-    run_tests(program, ["pass"], LIMITS)
-    size = mark.stat().st_size if mark.exists() else 0
-    time.sleep(0.5)
-    assert (mark.stat().st_size if mark.exists() else 0) == size
+@needs_namespaces
+def test_what_leaves_the_process_group_is_killed_too() -> None:
+    program = f"import os, time\nif os.fork() == 0:\n    os.setsid()\n    {NAMED}\n    time.sleep(600)\ntime.sleep(1)"
+    with Watch() as watch:
+        run_tests(program, ["pass"], LIMITS)
+    assert watch.seen
+    assert eventually_gone()
