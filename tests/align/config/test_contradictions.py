@@ -59,8 +59,8 @@ def keys(model: BaseModel, adapter: BaseModel, stage: StageOptions | None = None
 
 @pytest.mark.parametrize(
     ("hidden", "heads", "right"),
-    [(32, 4, True), (32, 16, True), (32, 5, False), (32, 32, False), (8, 8, False)],
-    ids=["8 each", "2 each", "does not divide", "1 each is odd", "1 each"],
+    [(32, 4, True), (32, 16, True), (64, 32, True), (32, 5, False), (32, 32, False), (8, 8, False)],
+    ids=["8 each", "2 each", "32 of them", "does not divide", "1 each is odd", "1 each"],
 )
 def test_heads_cut_hidden_into_even_parts(hidden: int, heads: int, right: bool) -> None:
     model = TinyModel(kind="tiny", hidden=hidden, heads=heads)
@@ -108,6 +108,10 @@ def test_plackett_luce_has_no_margin() -> None:
     assert keys(HUB, NONE, reward(loss="plackett_luce", margin=0.5)) == ["stages.s.margin"]
     assert keys(HUB, NONE, reward(loss="plackett_luce")) == []
     assert keys(HUB, NONE, reward(loss="bradley_terry", margin=0.5)) == []
+
+
+def test_plackett_luce_is_centred_and_starts_from_a_fitted_head() -> None:
+    assert keys(HUB, NONE, reward(loss="plackett_luce", centring=0.1, head_init="fit")) == []
 
 
 def test_plackett_luce_has_no_label_smoothing() -> None:

@@ -52,7 +52,7 @@ CONFIGS = {
     "qwen3": Qwen3Config(**SIZES, head_dim=8),
     "mistral": MistralConfig(**SIZES, sliding_window=None),
     "mistral-windowed": MistralConfig(**SIZES, sliding_window=6),
-    "gemma2": Gemma2Config(**SIZES, **WINDOW, final_logit_softcapping=None),
+    "gemma2": Gemma2Config(**SIZES, **WINDOW, final_logit_softcapping=None, attn_logit_softcapping=0.5),
     "gemma3": Gemma3TextConfig(**SIZES, **WINDOW),
     "phi": PhiConfig(**MANY),
     "gpt2": GPT2Config(
@@ -259,3 +259,8 @@ def test_attention_in_bfloat16_rounds_what_comes_out_alone() -> None:
     assert got.dtype == torch.bfloat16
     same = got[0] == exact[0].transpose(0, 1).bfloat16()
     assert float(same.float().mean()) > 0.99
+
+
+def test_no_mask_is_built_for_a_stream() -> None:
+    with flat._stream():
+        assert flat._mask("sdpa", "of N x N", "numbers") is None
