@@ -67,6 +67,11 @@ def test_heads_cut_hidden_into_even_parts(hidden: int, heads: int, right: bool) 
     assert keys(model, NONE) == ([] if right else ["model.heads"])
 
 
+def test_the_nearest_number_of_heads_is_named() -> None:
+    (finding,) = contradictions(TinyModel(kind="tiny", hidden=32, heads=5), NONE, {})
+    assert finding.fix == "try model.heads=4 with model.hidden=32"
+
+
 def test_top_layers_of_a_known_model() -> None:
     assert keys(TINY, LoraAdapter(kind="lora", top_layers=2)) == []
     assert keys(TINY, LoraAdapter(kind="lora", top_layers=3)) == ["adapter.top_layers"]
@@ -177,6 +182,7 @@ def test_the_levels_of_a_scale_rise() -> None:
         ({"loss": {"plackett_luce": 1, "nll": 0.2}}, "loss"),
         ({"loss": {"ipo": 1, "bradley_terry": 0.5}}, "loss"),
         ({"loss": "exo"}, "label_smoothing"),
+        ({"loss": {"sigmoid": 1, "exo": 1}}, "label_smoothing"),
         ({"loss": "exo", "label_smoothing": 0.01}, None),
         ({"loss": {"sigmoid": 1, "ipo": 1}, "label_smoothing": 0.1}, None),
         ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing"),
@@ -266,6 +272,8 @@ def test_size_of_a_local_folder(tmp_path: Path) -> None:
         json.dumps({"num_hidden_layers": 5, "max_position_embeddings": 512})
     )
     assert size_of(model) == Size(layers=5, context=512)
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": "5", "max_position_embeddings": 5.5}))
+    assert size_of(model) == Size()
     (tmp_path / "config.json").write_text("[")
     assert size_of(model) == Size()
 
@@ -317,12 +325,19 @@ def test_options_of_adapters(adapter: BaseModel, found: list[str]) -> None:
     assert keys(TINY, adapter) == found
 
 
+def test_the_rank_that_is_named_can_be_halved() -> None:
+    (finding,) = contradictions(TINY, LoraAdapter(kind="lora", init="orthogonal", r=5), {})
+    assert finding.fix == "try adapter.r=6"
+
+
 @pytest.mark.parametrize("adapter", [prompts(), PREFIX], ids=["prompt", "prefix"])
 def test_fresh_virtual_tokens_have_no_reference(adapter: BaseModel) -> None:
     short = {"max_prompt": 64}
     assert keys(TINY, adapter, dpo(max_answer=64, **short)) == ["stages.s.model"]
     assert keys(TINY, adapter, dpo(max_answer=64, model="sft", **short)) == []
     assert keys(TINY, adapter, dpo(max_answer=64, loss="simpo", **short)) == []  # reads none
+    both = dpo(max_answer=64, loss={"sigmoid": 1, "nll": 0.2}, **short)
+    assert keys(TINY, adapter, both) == ["stages.s.model"]
     assert keys(TINY, adapter, kto(max_answer=64, **short)) == ["stages.s.model"]
     assert keys(TINY, adapter, kto(max_answer=64, model="sft", **short)) == []
     assert keys(TINY, adapter, ppo(**short)) == ["stages.s.policy"]
