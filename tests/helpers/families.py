@@ -43,7 +43,7 @@ CONFIGS = {
     "qwen3": Qwen3Config(**SIZES, head_dim=8),
     "mistral": MistralConfig(**SIZES, sliding_window=None),
     "mistral-windowed": MistralConfig(**SIZES, sliding_window=6),
-    "gemma2": Gemma2Config(**SIZES, **WINDOW, final_logit_softcapping=None),
+    "gemma2": Gemma2Config(**SIZES, **WINDOW, final_logit_softcapping=None, attn_logit_softcapping=0.5),
     "gemma3": Gemma3TextConfig(**SIZES, **WINDOW),
     "phi": PhiConfig(**MANY),
     "gpt2": GPT2Config(

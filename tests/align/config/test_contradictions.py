@@ -57,12 +57,17 @@ def keys(model: BaseModel, adapter: BaseModel, stage: StageOptions | None = None
 
 @pytest.mark.parametrize(
     ("hidden", "heads", "right"),
-    [(32, 4, True), (32, 16, True), (32, 5, False), (32, 32, False), (8, 8, False)],
-    ids=["8 each", "2 each", "does not divide", "1 each is odd", "1 each"],
+    [(32, 4, True), (32, 16, True), (64, 32, True), (32, 5, False), (32, 32, False), (8, 8, False)],
+    ids=["8 each", "2 each", "32 of them", "does not divide", "1 each is odd", "1 each"],
 )
 def test_heads_cut_hidden_into_even_parts(hidden: int, heads: int, right: bool) -> None:
     model = TinyModel(kind="tiny", hidden=hidden, heads=heads)
     assert keys(model, NONE) == ([] if right else ["model.heads"])
+
+
+def test_the_nearest_number_of_heads_is_named() -> None:
+    (finding,) = contradictions(TinyModel(kind="tiny", hidden=32, heads=5), NONE, {})
+    assert finding.fix == "try model.heads=4 with model.hidden=32"
 
 
 def test_top_layers_of_a_known_model() -> None:
@@ -141,6 +146,10 @@ def test_plackett_luce_has_no_margin() -> None:
     assert keys(HUB, NONE, reward(loss="plackett_luce", margin=0.5)) == ["stages.s.margin"]
     assert keys(HUB, NONE, reward(loss="plackett_luce")) == []
     assert keys(HUB, NONE, reward(loss="bradley_terry", margin=0.5)) == []
+
+
+def test_plackett_luce_is_centred_and_starts_from_a_fitted_head() -> None:
+    assert keys(HUB, NONE, reward(loss="plackett_luce", centring=0.1, head_init="fit")) == []
 
 
 def test_plackett_luce_has_no_label_smoothing() -> None:
@@ -237,6 +246,7 @@ def test_parts_of_reinforcement_learning_that_do_not_fit(given: dict[str, object
         ({"loss": {"plackett_luce": 1, "nll": 0.2}}, "loss"),
         ({"loss": {"ipo": 1, "bradley_terry": 0.5}}, "loss"),
         ({"loss": "exo"}, "label_smoothing"),
+        ({"loss": {"sigmoid": 1, "exo": 1}}, "label_smoothing"),
         ({"loss": "exo", "label_smoothing": 0.01}, None),
         ({"loss": {"sigmoid": 1, "ipo": 1}, "label_smoothing": 0.1}, None),
         ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing"),
@@ -326,6 +336,10 @@ def test_size_of_a_local_folder(tmp_path: Path) -> None:
         json.dumps({"num_hidden_layers": 5, "max_position_embeddings": 512})
     )
     assert size_of(model) == Size(layers=5, context=512)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"num_hidden_layers": "5", "max_position_embeddings": 5.5})
+    )
+    assert size_of(model) == Size()
     (tmp_path / "config.json").write_text("[")
     assert size_of(model) == Size()
 
@@ -403,12 +417,19 @@ def test_lines_on_adapters(adapter: BaseModel, line: str) -> None:
     assert f"{finding.key}: {finding.what}; {finding.fix}" == line
 
 
+def test_the_rank_that_is_named_can_be_halved() -> None:
+    (finding,) = contradictions(TINY, LoraAdapter(kind="lora", init="orthogonal", r=5), {})
+    assert finding.fix == "try adapter.r=6"
+
+
 @pytest.mark.parametrize("adapter", [prompts(), PREFIX], ids=["prompt", "prefix"])
 def test_fresh_virtual_tokens_have_no_reference(adapter: BaseModel) -> None:
     short = {"max_prompt": 64}
     assert keys(TINY, adapter, dpo(max_answer=64, **short)) == ["stages.s.model"]
     assert keys(TINY, adapter, dpo(max_answer=64, model="sft", **short)) == []
     assert keys(TINY, adapter, dpo(max_answer=64, loss="simpo", **short)) == []  # reads none
+    both = dpo(max_answer=64, loss={"sigmoid": 1, "nll": 0.2}, **short)
+    assert keys(TINY, adapter, both) == ["stages.s.model"]
     assert keys(TINY, adapter, kto(max_answer=64, **short)) == ["stages.s.model"]
     assert keys(TINY, adapter, kto(max_answer=64, model="sft", **short)) == []
     assert keys(TINY, adapter, ppo(**short)) == ["stages.s.policy"]

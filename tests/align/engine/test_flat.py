@@ -203,3 +203,8 @@ def test_attention_in_bfloat16_rounds_what_comes_out_alone() -> None:
     assert got.dtype == torch.bfloat16
     same = got[0] == exact[0].transpose(0, 1).bfloat16()
     assert float(same.float().mean()) > 0.99
+
+
+def test_no_mask_is_built_for_a_stream() -> None:
+    with flat._stream():
+        assert flat._mask("sdpa", "of N x N", "numbers") is None

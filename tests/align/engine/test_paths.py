@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,3 +92,18 @@ def test_a_stream_that_comes_out_as_no_number_is_found_out(monkeypatch: pytest.M
     model = llama()
     assert paths.choose(model) == "its states differ by nan on a stream"
     assert not flat.is_prepared(model.base_model)
+
+
+def test_another_attention_than_the_stock_ones_takes_the_padded_forward() -> None:
+    config = SimpleNamespace(_attn_implementation="flash_attention_2")
+    body: Any = SimpleNamespace(config=config)
+    model: Any = SimpleNamespace(base_model=body)
+    assert paths.choose(model) == "its attention is flash_attention_2"
+    assert config._attn_implementation == "flash_attention_2"
+
+
+@pytest.mark.parametrize("name", ["attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"])
+def test_dropout_of_attention_under_each_of_its_names(name: str) -> None:
+    config = SimpleNamespace(_attn_implementation="sdpa", **{name: 0.25})
+    model: Any = SimpleNamespace(base_model=SimpleNamespace(config=config))
+    assert paths.choose(model) == f"{name} 0.25 thins its attention"

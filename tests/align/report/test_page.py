@@ -94,7 +94,7 @@ def test_the_verdict_and_its_warnings_stand_on_top(whole: Page) -> None:
     "words",
     [
         "The chain",
-        "ppo (rl) · 70706f70706f",
+        "rl · 70706f70706f",
         "5 min 20 s",
         "everyday_prompts 44 prompts",
         "pyrit_prompts 78 prompts, sensitive",
