@@ -10,7 +10,7 @@ from align.data.types import Response, TokenRow
 from align.engine import head as head_module
 from align.engine.batch import Budget, cut, pack
 from align.engine.forward import states
-from align.engine.head import Measure, mean_logps, token_logps
+from align.engine.head import Measure, logits_of, mean_logps, token_logps
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +145,15 @@ def test_mean_over_the_vocabulary_and_its_gradients_equal_full_logits(bias: bool
         found.append([means.detach(), x.grad, *(p.grad.clone() for p in head.parameters())])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_logits_of_more_states_than_a_chunk(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
+    monkeypatch.setattr(head_module, "CHUNK", 2)
+    torch.manual_seed(0)
+    head, few = torch.nn.Linear(4, 9, bias=bias), torch.randn(5, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(logits_of(few, head), head(few))
+        half = logits_of(few.bfloat16(), head.bfloat16())
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, head(few.bfloat16()).float(), rtol=2e-2, atol=2e-2)
