@@ -118,7 +118,8 @@ def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, scale: float, b
 
 def logits_of(states: Tensor, head: nn.Linear) -> Tensor:
     """[S, V] logits in float32 of states [S, D], which are few: for many, use `token_logps`."""
-    return _logits(states, head.weight, head.bias, 1.0, _buffer(states, head.weight))
+    whole = states.new_empty(len(states), len(head.weight), dtype=torch.float32)
+    return _logits(states, head.weight, head.bias, 1.0, whole)
 
 
 def token_logps(

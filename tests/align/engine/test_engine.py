@@ -10,7 +10,7 @@ from align.data.types import Response, TokenRow
 from align.engine import head as head_module
 from align.engine.batch import Budget, TokenBatch, by_row, cut, microbatches, pack
 from align.engine.forward import states
-from align.engine.head import Measure, mean_logps, token_logps
+from align.engine.head import Measure, logits_of, mean_logps, token_logps
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +230,15 @@ def test_a_head_in_bfloat16_rounds_its_logits_alone() -> None:
 def test_every_answer_counts_in_a_padded_budget() -> None:
     rows = [row(str(n), [1, 1], ([2, 3], [1, 1]), ([2, 4], [1, 1])) for n in range(3)]  # 2 x 4 tokens each
     assert [len(cut(rows, Budget(tokens, padded=True))) for tokens in (12, 16, 24)] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_logits_of_more_states_than_a_chunk(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
+    monkeypatch.setattr(head_module, "CHUNK", 2)
+    torch.manual_seed(0)
+    head, few = torch.nn.Linear(4, 9, bias=bias), torch.randn(5, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(logits_of(few, head), head(few))
+        half = logits_of(few.bfloat16(), head.bfloat16())
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, head(few.bfloat16()).float(), rtol=2e-2, atol=2e-2)
