@@ -45,13 +45,17 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "dapo": {"advantage": "grpo", "clip_high": 0.28, "resample": 1, "kl": "none", "reward_scale": "none"},
     "gspo": {"advantage": "grpo", "ratio": "geometric_mean", "normalise": "sequence", "clip": 0.1},
     "cispo": {"advantage": "grpo", "loss": "cispo", "lr": 3e-4},
-    "rloo": {"advantage": "rloo", "ratio": "product", "normalise": "sequence"},
+    "rloo": {"advantage": "rloo", "ratio": "product", "normalise": "sequence", "kl_coef": 0.2},
     "reinforce_pp": {"advantage": "reinforce_pp"},
     "reinforce_pp_baseline": {"advantage": "reinforce_pp_baseline"},
     "remax": {"advantage": "remax", "whiten": True},
     "best_of_n": {"advantage": "best_of_n", "kl": "none"},
 }
-LEAST, MOST = 0.7, 30.0  # reward of the last round, nats per answer
+LEAST = 0.7  # reward of the last round
+MOST = {  # nats per answer, a fifth more than the largest of three seeds
+    "ppo": 19.0, "grpo": 19.0, "dr_grpo": 22.0, "gspo": 21.0, "cispo": 30.0, "rloo": 22.0, "reinforce_pp": 17.0,
+    "reinforce_pp_baseline": 19.0, "remax": 17.0,
+}  # fmt: skip
 
 
 def rounds(algorithm: str, shared: Path, folder: Path, seed: int = 0) -> list[dict[str, float]]:
@@ -89,4 +93,5 @@ def test_it_reaches_the_reward_at_the_kl(algorithm: str, shared: Path, tmp_path:
     found = rounds(algorithm, shared, tmp_path)
     assert found[0]["objective/scores"] < 0.5
     assert found[-1]["objective/scores"] > LEAST
-    assert found[-1].get("objective/kl", 0.0) < MOST
+    if algorithm in MOST:
+        assert found[-1]["objective/kl"] < MOST[algorithm]
