@@ -12,7 +12,7 @@ from align.reward.scorers.text import length_scorer, regex_scorer, repetition_sc
 
 
 def test_a_pattern_is_searched_or_matched() -> None:
-    answers = [answered("so\n#### 42"), answered("#### 42 "), answered("42")]
+    answers = [answered("so\n#### 42"), answered("#### 42 "), answered("#### 42 or")]
     search = RegexReward(kind="regex", pattern=r"(?m)^#### \d+$")
     assert regex_scorer(search)(answers).values.tolist() == [1.0, 0.0, 0.0]
     full = RegexReward(kind="regex", pattern=r"#### \d+\s*", match="full")
