@@ -6,8 +6,8 @@
 The second line needs one more product per chunk and then only [C, D] numbers are kept, so with a frozen head
 nothing is computed twice. With a trained head the chunk's logits are computed again in the backward pass.
 All chunks share one buffer, and all steps but the products are done in place: fresh memory of that size
-costs more than the arithmetic. Exponentials are those of softmax, in place too: `exp_` is a call of MKL, whose
-first one in a process on two threads was now and then off by 1e-4 in the part of one of them.
+costs more than the arithmetic. Exponentials are those of softmax, in place too: `exp_` is a call of MKL, the
+first of which in a process on two threads was now and then off by 1e-4 in the part of one of them.
 """
 
 from __future__ import annotations

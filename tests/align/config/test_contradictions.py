@@ -272,7 +272,9 @@ def test_size_of_a_local_folder(tmp_path: Path) -> None:
         json.dumps({"num_hidden_layers": 5, "max_position_embeddings": 512})
     )
     assert size_of(model) == Size(layers=5, context=512)
-    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": "5", "max_position_embeddings": 5.5}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"num_hidden_layers": "5", "max_position_embeddings": 5.5})
+    )
     assert size_of(model) == Size()
     (tmp_path / "config.json").write_text("[")
     assert size_of(model) == Size()

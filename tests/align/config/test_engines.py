@@ -178,7 +178,10 @@ def test_names_of_every_loss_and_of_what_dpo_is_told() -> None:
         }
     )  # fmt: skip
     told = dpo_arguments(options)
-    assert (told["loss_type"], told["loss_weights"]) == (["sppo_hard", "nca_pair", "bco_pair"], [2.0, 0.5, 1.0])
+    assert (told["loss_type"], told["loss_weights"]) == (
+        ["sppo_hard", "nca_pair", "bco_pair"],
+        [2.0, 0.5, 1.0],
+    )
     assert (told["f_divergence_type"], told["f_alpha_divergence_coef"]) == ("alpha_divergence", 1 - 0.3)
     assert (told["ld_alpha"], told["discopop_tau"], told["use_weighting"]) == (0.4, 0.2, True)
 
