@@ -10,8 +10,8 @@ The entropy H_c = - sum_v p_v log p_v of each position may carry a gradient too,
     d H_c / d h_c = - (sum_v p_v (log p_v + H_c) W[v]) / temperature
 
 All chunks share one buffer, and all steps but the products are done in place: fresh memory of that size
-costs more than the arithmetic. Exponentials are those of softmax, in place too: `exp_` is a call of MKL,
-whose first one in a process was now and then off by 1e-4 in the half of the second thread.
+costs more than the arithmetic. Exponentials are those of softmax, in place too: `exp_` is a call of MKL, the
+first of which in a process on two threads was now and then off by 1e-4 in the part of one of them.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from align.config.base import StageOptions
 from align.config.contradictions import contradictions
 from align.config.engines import dpo_arguments
-from align.config.schema import LoraAdapter, NoAdapter, TinyModel
+from align.config.schema import Ia3Adapter, LoraAdapter, NoAdapter, TinyModel
 from align.config.stages import DpoOptions, KtoOptions, RewardOptions, SftOptions, SupervisedOptions
 
 NONE, TINY = NoAdapter(kind="none"), TinyModel(kind="tiny")
@@ -131,3 +131,71 @@ def test_a_base_in_4_bits_stays_with_align() -> None:
     line = "stages.s.engine: trl is given no base in 4 bits; "
     fix = "try stages.s.engine=align, or adapter.quantize_base=null"
     assert found("sft", LoraAdapter(kind="lora", quantize_base="nf4")) == [line + fix]
+
+
+COMMON: list[dict[str, object]] = [
+    {"seed": 3}, {"lr": 0.1}, {"schedule": "linear"}, {"warmup": 0.2}, {"weight_decay": 0.1},
+    {"optimizer": "muon"}, {"max_grad_norm": 2.0}, {"max_prompt": 32}, {"max_answer": 32},
+    {"max_drop": 0.5}, {"epochs": 2}, {"batch_size": 4}, {"checkpoint_every": 7},
+]  # fmt: skip
+TAKEN: dict[str, list[dict[str, object]]] = {
+    "sft": [{"train_on": "all"}, {"label_smoothing": 0.1}, {"neftune_alpha": 5.0}, {"loss": "dft"}],
+    "reward": [
+        {"head_lr": 0.1}, {"margin": 0.5}, {"centring": 0.1}, {"max_answers": 2}, {"head_init": "fit"},
+        {"layers": 1},
+    ],
+    "dpo": [
+        {"beta": 0.3}, {"label_smoothing": 0.1}, {"divergence": "js"}, {"divergence": "alpha", "alpha": 0.5},
+        {"ld_alpha": 0.5}, {"loss": "discopop", "discopop_tau": 0.5}, {"wpo": True},
+        {"loss": {"ipo": 1.0, "nll": 0.5}},
+    ],
+    "kto": [
+        {"beta": 0.3}, {"desirable_weight": 2.0}, {"undesirable_weight": 2.0}, {"loss": "apo_zero_unpaired"},
+    ],
+}  # fmt: skip
+REFUSED: dict[str, list[dict[str, object]]] = {
+    "sft": [{"normalise": "sequence"}, {"tokens_per_microbatch": 64}],
+    "reward": [{"label_smoothing": 0.1}, {"loss": "ordinal"}, {"tokens_per_microbatch": 64}],
+    "dpo": [{"loss": "cpo"}, {"loss": "bradley_terry"}, {"tokens_per_microbatch": 64}],
+    "kto": [{"loss": "bco"}, {"tokens_per_microbatch": 64}],
+}
+
+
+@pytest.mark.parametrize("kind", list(TAKEN))
+def test_the_options_that_each_trainer_takes_and_those_that_it_does_not(kind: str) -> None:
+    for given in (*COMMON, *TAKEN[kind]):
+        assert found(kind, **given) == [], given
+    for given in REFUSED[kind]:
+        (line,) = found(kind, **given)
+        (name,) = given
+        assert line.startswith(f"stages.s.{name}: ")
+        assert line.endswith("or stages.s.engine=align")
+
+
+def test_dropout_is_left_alone_by_some_trainers_and_adapters_without_any_pass() -> None:
+    thinned, plain = (LoraAdapter(kind="lora", dropout=dropout) for dropout in (0.1, 0.0))
+    assert [bool(found(kind, thinned)) for kind in KINDS] == [False, False, True, True]
+    assert [found(kind, plain) for kind in KINDS] == [[], [], [], []]
+    (line,) = found("dpo", Ia3Adapter(kind="ia3"))
+    assert line.startswith("stages.s.engine: trl takes the adapters none, lora, dora, not adapter.kind=ia3")
+
+
+def test_names_of_every_loss_and_of_what_dpo_is_told() -> None:
+    options = DpoOptions.model_validate(
+        {
+            "kind": "dpo", "data": "d", "loss": {"sppo": 2.0, "nca": 0.5, "bco": 1.0}, "wpo": True,
+            "divergence": "alpha", "alpha": 0.3, "ld_alpha": 0.4, "discopop_tau": 0.2,
+        }
+    )  # fmt: skip
+    told = dpo_arguments(options)
+    assert (told["loss_type"], told["loss_weights"]) == (
+        ["sppo_hard", "nca_pair", "bco_pair"],
+        [2.0, 0.5, 1.0],
+    )
+    assert (told["f_divergence_type"], told["f_alpha_divergence_coef"]) == ("alpha_divergence", 1 - 0.3)
+    assert (told["ld_alpha"], told["discopop_tau"], told["use_weighting"]) == (0.4, 0.2, True)
+
+
+def test_the_way_back_from_an_option_without_a_default_is_null() -> None:
+    lines = found("reward", loss="ordinal", scale=[1.0, 2.0])
+    assert any("stages.s.scale=null, or stages.s.engine=align" in line for line in lines)

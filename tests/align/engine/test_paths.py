@@ -83,7 +83,7 @@ def test_a_stream_that_comes_out_otherwise_is_found_out(monkeypatch: pytest.Monk
 def test_a_model_is_left_in_the_mode_it_was_in() -> None:
     model = llama().train()
     paths.choose(model)
-    assert model.training
+    assert all(module.training for module in model.modules())
 
 
 def test_a_stream_that_comes_out_as_no_number_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,3 +107,10 @@ def test_dropout_of_attention_under_each_of_its_names(name: str) -> None:
     config = SimpleNamespace(_attn_implementation="sdpa", **{name: 0.25})
     model: Any = SimpleNamespace(base_model=SimpleNamespace(config=config))
     assert paths.choose(model) == f"{name} 0.25 thins its attention"
+
+
+def test_other_dropout_does_not_blur_the_probe() -> None:
+    config = GPT2Config(
+        n_embd=16, n_layer=1, n_head=2, vocab_size=31, attn_pdrop=0.0, resid_pdrop=0.5, embd_pdrop=0.5
+    )
+    assert paths.choose(AutoModelForCausalLM.from_config(config).train()) is None

@@ -109,3 +109,14 @@ def test_the_class_is_that_of_the_median() -> None:
     for s, found in zip(scores.tolist(), classes_of(scores, THRESHOLDS).tolist(), strict=True):
         spread = np.cumsum([probability(s, level, THRESHOLDS.tolist()) for level in range(4)])
         assert found == int(np.argmax(spread >= 0.5 - 1e-12))
+
+
+@pytest.mark.parametrize("stray", [float("nan"), float("inf"), 1e30])
+def test_what_stands_beside_a_prompts_answers_has_no_effect_whatever_it_is(stray: float) -> None:
+    scores = torch.where(MASK, SCORES, stray).requires_grad_()
+    found = cumulative_link(scores, CLASSES, MASK, THRESHOLDS)
+    found.total.backward()
+    assert found.total.item() == cumulative_link(SCORES, CLASSES, MASK, THRESHOLDS).total.item()
+    assert scores.grad is not None
+    assert torch.isfinite(scores.grad).all()
+    assert scores.grad[~MASK].tolist() == [0.0]

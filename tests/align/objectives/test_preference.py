@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from align.config.losses import weights_of
+from align.config.losses import LOSSES, weights_of
 from align.errors import ConfigError
-from align.objectives.pairs import Knobs, Pairs
+from align.objectives.pairs import PREFERENCE_LOSSES, Knobs, Pairs
 from align.objectives.preference import listwise_loss, preference_loss
 from align.objectives.reduce import Loss, merge
 
@@ -178,3 +179,25 @@ def test_gradients_of_rankings(name: str) -> None:
         return listwise_loss(x, ref, tiers, mask, {name: 1.0}, 0.4).total
 
     assert torch.autograd.gradcheck(loss, (policy,))
+
+
+@pytest.mark.parametrize("name", [name for name, trait in LOSSES.items() if not trait.rankings])
+def test_the_config_says_of_every_loss_what_it_reads(name: str) -> None:
+    """A number that a loss does not read changes nothing; one that it reads does."""
+    g = torch.Generator().manual_seed(0)
+    logps = [-5 * torch.rand(3, generator=g, dtype=torch.float64) for _ in range(4)]
+    tokens = torch.tensor([2.0, 3.0, 4.0]), torch.tensor([5.0, 1.0, 2.0])
+    loss, trait = PREFERENCE_LOSSES.get(name), LOSSES[name]
+
+    def found(reference: bool = True, **given: Any) -> Tensor:
+        ref = logps[2:] if reference else (None, None)
+        return loss(Pairs(*logps[:2], *tokens, *ref), Knobs(**{"beta": 0.5, "label_smoothing": 0.1, **given}))
+
+    plain = found()
+    assert torch.equal(found(divergence="js"), plain) == (not trait.divergence)
+    assert torch.equal(found(label_smoothing=0.3), plain) == (not trait.smoothing)
+    if trait.reference:
+        with pytest.raises(ValueError, match="reference"):
+            found(reference=False)
+    else:
+        assert torch.equal(found(reference=False), plain)

@@ -14,7 +14,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from align.config.stages import SamplingOptions
+from align.config.base import SamplingOptions
 from align.rollout.sampling import choose, uniforms
 
 PLAIN = SamplingOptions()
