@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,6 +259,13 @@ def in_one_line(error: Exception) -> ConfigError:
         return ConfigError(_where_chosen(name), f"there is no {group or 'config'} {name!r}", fix)
     cause = error.__cause__ if error.__cause__ is not None and not str(error) else error
     text = " ".join(line for line in str(cause).splitlines() if "use +" not in line)
+    asked = re.search(r"invalid literal for int\(\) with base 10: '(\w+)'", text)
+    if asked:  # `stages.sft.data.limit=5`
+        name = asked.group(1)
+        fix = f"name the source by its place, the first as in stages.sft.data.0.{name}=..."
+        return ConfigError(
+            TYPED, f"{name!r} is a key of one source of data, and data is a list of sources", fix
+        )
     what, _, advice = " ".join(text.split()).partition(". ")
     return ConfigError("recipe", what or type(error).__name__, advice or "see align --help")
 

@@ -20,6 +20,7 @@ from align.errors import Interrupted
 from align.evals import compare
 from align.models.policy import Policy, load_template, open_policy
 from align.reward.baselines import BagOfWords
+from align.reward.facts import check_facts
 from align.reward.open import Models, open_scorer
 from align.reward.types import Scorer
 from align.rollout.ends import Ends
@@ -53,6 +54,7 @@ class Evaluate(Stage[EvaluateOptions]):
         data = cards.load(o.prompts, "prompts", "test")
         data.rows = _first_of_each(data.rows, o.limit)
         self.texts = {row.id: row for row in data.rows}
+        check_facts(o.reward, data.rows, self.ctx.name)
         self.prompts = tokenize.prompts(data, self.template, max_prompt=o.max_prompt, max_drop=0.0).rows
         self.judge = cards.load(o.judge, "rankings", "train").rows if o.judge is not None else None
         return len(o.policies)

@@ -13,6 +13,7 @@ from align.data import cards, tokenize
 from align.data.types import TokenRow
 from align.models.critic import Critic, critic_of
 from align.models.policy import load_template
+from align.reward.facts import check_facts
 from align.reward.open import Models, open_scorer
 from align.reward.score import answer_row
 from align.stages.base import Stage, starting_point
@@ -34,6 +35,7 @@ class Rl(Stage[RlOptions]):
         self.template = load_template(self.ctx.base, self.ctx.recipe.model.template)
         data = cards.load(o.prompts, "prompts", "train", max_drop=o.max_drop)
         self.texts = {row.id: row for row in data.rows}
+        check_facts(o.reward, data.rows, self.ctx.name)
         self.prompts = tokenize.prompts(data, self.template, max_prompt=o.max_prompt, max_drop=o.max_drop)
         self.imitated: Sequence[TokenRow] = ()
         if o.ptx_data is not None:

@@ -21,6 +21,7 @@ from align.data.fields import NO_TEXT
 from align.data.types import TokenRow
 from align.errors import DataError, Interrupted
 from align.models.policy import load_template, open_policy
+from align.reward.facts import check_facts
 from align.reward.open import Models, open_scorer
 from align.rollout.ends import Ends
 from align.rollout.generate import generate
@@ -43,6 +44,8 @@ class Sample(Stage[SampleOptions]):
         data = cards.load(o.prompts, "prompts", "train", max_drop=o.max_drop)
         data.rows = data.rows[: o.limit]
         self.texts = {row.id: row for row in data.rows}
+        if o.reward is not None:
+            check_facts(o.reward, data.rows, self.ctx.name)
         self.prompts = tokenize.prompts(
             data, self.template, max_prompt=o.max_prompt, max_drop=o.max_drop
         ).rows

@@ -126,6 +126,14 @@ TYPED: list[tuple[str, list[str], list[str]]] = [
         ["'seed' is not followed by a value that can be read; quote it: 'key=\"value\"'"],
     ),
     ("nameless stage", ["stage=rl"], ["stage: a stage needs a name; write +stage@stages.NAME=KIND"]),
+    (
+        "a key of a list",
+        ["stages.sft.data.limit=5"],
+        [
+            "'limit' is a key of one source of data, and data is a list of sources; "
+            "name the source by its place, the first as in stages.sft.data.0.limit=..."
+        ],
+    ),
     ("half a model", ["model.kind=tiny"], ["model.kind: a model is chosen as a whole; write model=NAME"]),
     (
         "heads",
