@@ -263,9 +263,7 @@ def in_one_line(error: Exception) -> ConfigError:
     if asked:  # `stages.sft.data.limit=5`
         name = asked.group(1)
         fix = f"name the source by its place, the first as in stages.sft.data.0.{name}=..."
-        return ConfigError(
-            TYPED, f"{name!r} is a key of one source of data, and data is a list of sources", fix
-        )
+        return ConfigError(TYPED, f"{name!r} is a key of one source, and data is a list of them", fix)
     what, _, advice = " ".join(text.split()).partition(". ")
     return ConfigError("recipe", what or type(error).__name__, advice or "see align --help")
 

@@ -156,7 +156,7 @@ def test_help_is_our_own(flags: list[str], capsys: pytest.CaptureFixture[str]) -
     printed = capsys.readouterr().out
     assert (
         "recipe: best_of_n, dpo, dpo_listwise, grpo, iterative_dpo, kto, orpo, ppo, "
-        "prompt_tuning, reinforce_pp, rejection_sampling, reward, rlhf, rloo, sft, simpo, smoke"
+        "prompt_tuning, reinforce_pp, rejection_sampling, reward, rlhf, rloo, rlvr, sft, simpo, smoke"
     ) in printed
     assert "model: hub, llama3_1_8b" in printed
     assert "stage: dpo, evaluate, kto, process_reward, reward, rl, sample, sft" in printed

@@ -13,7 +13,7 @@ SEED = f"give a whole number at least 0 and at most {2**63 - 1}"
 AT = "my/recipe/mine.yaml"
 RECIPES = (
     "best_of_n, dpo, dpo_listwise, grpo, iterative_dpo, kto, orpo, ppo, "
-    "prompt_tuning, reinforce_pp, rejection_sampling, reward, rlhf, rloo, sft, simpo, smoke"
+    "prompt_tuning, reinforce_pp, rejection_sampling, reward, rlhf, rloo, rlvr, sft, simpo, smoke"
 )
 
 # (name, overrides, the lines that are shown)
@@ -126,14 +126,6 @@ TYPED: list[tuple[str, list[str], list[str]]] = [
         ["'seed' is not followed by a value that can be read; quote it: 'key=\"value\"'"],
     ),
     ("nameless stage", ["stage=rl"], ["stage: a stage needs a name; write +stage@stages.NAME=KIND"]),
-    (
-        "a key of a list",
-        ["stages.sft.data.limit=5"],
-        [
-            "'limit' is a key of one source of data, and data is a list of sources; "
-            "name the source by its place, the first as in stages.sft.data.0.limit=..."
-        ],
-    ),
     ("half a model", ["model.kind=tiny"], ["model.kind: a model is chosen as a whole; write model=NAME"]),
     (
         "heads",
@@ -187,6 +179,13 @@ def test_no_such_recipe_lists_what_there_is(command: Callable[..., Any]) -> None
     ]
     assert command("recipe=xyz").errors == [
         f"command line: recipe: there is no recipe 'xyz'; choose one of {RECIPES}"
+    ]
+
+
+def test_a_key_of_a_list_of_sources(command: Callable[..., Any]) -> None:
+    assert command("recipe=smoke", "stages.sft.data.limit=5").errors == [
+        "command line: 'limit' is a key of one source, and data is a list of them; "
+        "name the source by its place, the first as in stages.sft.data.0.limit=..."
     ]
 
 
