@@ -49,10 +49,11 @@ def references(options: BaseModel, above: str = "") -> Iterator[tuple[str, str, 
         value = getattr(options, field)
         if isinstance(value, BaseModel):
             yield from references(value, f"{above}{field}.")
-        elif isinstance(value, dict | list):
-            for name, part in value.items() if isinstance(value, dict) else enumerate(value):
-                if isinstance(part, BaseModel):
-                    yield from references(part, f"{above}{field}.{name}.")
+        named = (
+            value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+        )
+        for name, part in [(name, part) for name, part in named if isinstance(part, BaseModel)]:
+            yield from references(part, f"{above}{field}.{name}.")
         if field in marked and value is not None and not isinstance(value, dict):
             for name in value if isinstance(value, list) else [value]:
                 yield f"{above}{field}", marked[field].kind, name

@@ -52,12 +52,11 @@ class _TokenLogps(torch.autograd.Function):
             logps[part] = (chosen - norm)[:, 0]
             if measured is not None:
                 if measure == "entropy":
-                    entropy = -z.sub_(norm).mul_(p).sum(-1, keepdim=True)  # z becomes p log p
-                    measured[part] = entropy[:, 0]
-                    if bend is not None:
-                        bend[part] = (z.addcmul_(p, entropy).neg_().to(weight.dtype) @ weight) * scale
+                    measured[part] = -z.sub_(norm).mul_(p).sum(-1)  # z becomes p log p
                 else:
                     measured[part] = torch.mul(p, p, out=z).sum(-1).log()
+            if bend is not None and measured is not None:
+                bend[part] = (z.addcmul_(p, measured[part, None]).neg_().to(weight.dtype) @ weight) * scale
             if slope is not None:
                 slope[part] = (weight[at[:, 0]] - p.to(weight.dtype) @ weight) * scale
         ctx.save_for_backward(states, weight, bias, targets, slope, bend, measured if bonus else None)

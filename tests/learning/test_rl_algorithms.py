@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from align.artifacts.store import Store
+from align.reward import functions
 from align.run import main
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -82,7 +83,10 @@ def rounds(algorithm: str, shared: Path, folder: Path, seed: int = 0) -> list[di
         "--config-dir", str(folder / "mine"), "recipe=mine", f"model.path={model}", f"seed={seed}",
         f"runs={folder / 'runs'}", f"rewards_from={folder / 'rule.py'}",
     ]  # fmt: skip
-    assert main(words) == 0
+    try:
+        assert main(words) == 0
+    finally:
+        functions.unload()
     (made,) = Store(folder / "runs" / "artifacts").all()
     return [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
 

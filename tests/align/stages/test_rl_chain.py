@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from align.artifacts.store import Artifact, Store
+from align.reward import functions
 from align.run import main
 
 RULE = """
@@ -36,7 +37,10 @@ def run(folder: Path, stages: dict[str, Any], *overrides: str) -> dict[str, Arti
     (folder / "mine" / "recipe" / "mine.yaml").write_text("# @package _global_\n" + json.dumps(recipe))
     (folder / "rule.py").write_text(RULE)
     words = ["--config-dir", str(folder / "mine"), "recipe=mine", f"runs={folder / 'runs'}", *overrides]
-    assert main([*words, f"rewards_from={folder / 'rule.py'}"]) == 0
+    try:
+        assert main([*words, f"rewards_from={folder / 'rule.py'}"]) == 0
+    finally:
+        functions.unload()
     return {a.stage: a for a in Store(folder / "runs" / "artifacts").all()}
 
 
