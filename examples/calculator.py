@@ -3,8 +3,8 @@
     python examples/calculator.py FOLDER [--count 400] [--shown 60] [--seed 0]
     cd FOLDER && align --config-dir=.../examples recipe=calculator
 
-Writes `problems.jsonl`, each line a prompt with its answer, and `talks.jsonl`, conversations with two turns of
-the assistant: a call, which the tool replies to, and the result.
+Writes `problems.jsonl`, each line a prompt with its answer, and `talks.jsonl`, conversations with two turns
+of the assistant: a call, which the tool replies to, and the result.
 """
 
 from __future__ import annotations
