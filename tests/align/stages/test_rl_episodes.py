@@ -17,6 +17,7 @@ from align.data.types import Message, Prompt, TokenRow
 from align.engine.batch import Budget, TokenBatch
 from align.reward import functions
 from align.reward.scorers.environment import environment_scorer
+from align.reward.shaping import Scale
 from align.reward.types import Scores
 from align.rollout.ends import Ends
 from align.rollout.types import Rollout
@@ -35,11 +36,18 @@ EPISODE = Rollout(
 ANSWER = Rollout("p", 0, (7, 7), (6, EOS), (-1.0, -2.0), "eos")
 
 
-def test_the_gradient_of_a_token_that_was_not_sampled_is_nothing() -> None:
+@pytest.mark.parametrize(
+    ("normalise", "weights"),
+    [("token", [1.0, 1.0]), ("sequence", [1 / 5, 1 / 2]), ("constant", [1 / 18, 1 / 18])],
+)
+def test_the_gradient_of_a_token_that_was_not_sampled_is_nothing(
+    normalise: str, weights: list[float]
+) -> None:
     """Log-probs are leaves; at ratio 1 the gradient of the clipped loss is minus the advantage."""
     o = RlOptions.model_validate(
         {"kind": "rl", "policy": "base", "reward": "rm", "prompts": "x", "kl": "none", "advantage": "rloo",
-         "prompts_per_iteration": 1, "samples_per_prompt": 2, "minibatches": 1}
+         "prompts_per_iteration": 1, "samples_per_prompt": 2, "minibatches": 1, "normalise": normalise,
+         "environment": "mine", "max_turns": 3, "sampling": {"max_new_tokens": 6}}
     )  # fmt: skip
     prompt = TokenRow("p", (7, 7), ())
     rows = [rl_round._row(r, prompt) for r in (EPISODE, ANSWER)]
@@ -63,9 +71,11 @@ def test_the_gradient_of_a_token_that_was_not_sampled_is_nothing() -> None:
     task.now = now
     for micro in task.micros(0)[0]:
         micro.loss().total.backward()
-    assert [leaves[row.id].grad.tolist() for row in rows] == [  # type: ignore[union-attr]
-        [-1.0, -2.0, -3.0, 0.0, 0.0, -4.0, -5.0], [-6.0, -7.0],
-    ]  # fmt: skip
+    want = [-1.0, -2.0, -3.0, 0.0, 0.0, -4.0, -5.0], [-6.0, -7.0]
+    for row, grads, weight in zip(rows, want, weights, strict=True):
+        found = leaves[row.id].grad
+        assert found is not None
+        assert found.tolist() == pytest.approx([weight * grad for grad in grads])
 
 
 def test_a_scorer_reads_the_last_turn_behind_all_that_was_said() -> None:
@@ -87,6 +97,15 @@ def test_kept_samples_carry_all_of_an_episode() -> None:
     found = Sampled([TokenRow("p", (7, 7), ())], [ANSWER, EPISODE], Scores(torch.tensor([1.0, 0.5])), 3)
     again = Sampled.from_state(json.loads(json.dumps(found.state())), 2)
     assert again.rollouts == [ANSWER, EPISODE]
+
+
+def test_long_episodes_lose_near_the_limit_of_a_turn() -> None:
+    """The last turn has two of at most four tokens, the last two of which cost; the episode has seven."""
+    o = SimpleNamespace(
+        sampling=SimpleNamespace(max_new_tokens=4), overlong_buffer=2, missing_eos_penalty=0.0
+    )
+    stage: Any = SimpleNamespace(o=o, scale=Scale("none", None), critic=None)
+    assert Collector._scaled(stage, [EPISODE, ANSWER], torch.ones(2), first=False).tolist() == [1.0, 1.0]
 
 
 def test_a_constant_divides_by_all_turns() -> None:
