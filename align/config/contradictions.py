@@ -18,6 +18,7 @@ from align.config.base import SamplingOptions, StageOptions
 from align.config.engines import not_taken
 from align.config.losses import LOSSES, Traits, weights_of
 from align.config.refuse import Finding
+from align.config.reward_contradictions import nothing_earned
 from align.config.rl_contradictions import rl, sample
 from align.config.rl_options import RlOptions, SampleOptions
 from align.config.schema import PathModel, TinyModel
@@ -266,4 +267,7 @@ def _kto(key: str, options: KtoOptions) -> list[Finding]:
 
 def _evaluate(key: str, options: EvaluateOptions) -> list[Finding]:
     twice = sorted({name for name in options.policies if options.policies.count(name) > 1})
-    return [Finding(f"{key}.policies", f"{name!r} stands twice", "name each policy once") for name in twice]
+    findings = [
+        Finding(f"{key}.policies", f"{name!r} stands twice", "name each policy once") for name in twice
+    ]
+    return findings + nothing_earned(f"{key}.reward", options.reward, options.kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from align.config.refuse import Finding
-from align.config.rewards import AnyReward, EnsembleReward
+from align.config.rewards import AnyReward, EnsembleReward, EnvironmentReward
 
 
 def reward_alone(key: str, rewards: str | Mapping[str, AnyReward]) -> list[Finding]:
@@ -27,6 +27,25 @@ def reward_alone(key: str, rewards: str | Mapping[str, AnyReward]) -> list[Findi
             Finding(first, "0, as all weights are, leaves nothing to learn from", f"try {first}=1")
         )
     return findings
+
+
+def nothing_earned(
+    key: str, rewards: str | Mapping[str, AnyReward], kind: str, instead: str = ""
+) -> list[Finding]:
+    """Components that read what an environment gives, where none is.
+
+    Args:
+        key: As above.
+        rewards: As above.
+        kind: What has none: `evaluate`.
+        instead: An override that would give one; empty where there is none.
+    """
+    fix = f"try {instead}, or another kind" if instead else "give another kind"
+    return [
+        Finding(f"{key}.{name}.kind", f"environment is earned in episodes, and kind {kind} plays none", fix)
+        for name, component in ({} if isinstance(rewards, str) else rewards).items()
+        if isinstance(component, EnvironmentReward)
+    ]
 
 
 def _ensemble(key: str, options: EnsembleReward) -> list[Finding]:

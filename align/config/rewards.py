@@ -137,6 +137,12 @@ class HttpReward(Component):
         return url
 
 
+class EnvironmentReward(Component):
+    """What the environment of the stage says that an episode was worth."""
+
+    kind: Literal["environment"]
+
+
 class FunctionReward(Component):
     """Scores of the user's own function, out of the file that `rewards_from=` names on the command line."""
 
@@ -155,6 +161,7 @@ AnyReward = Annotated[
     | LengthPenalty
     | RepetitionPenalty
     | HttpReward
+    | EnvironmentReward
     | FunctionReward,
     Field(discriminator="kind"),
 ]

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from align.config.refuse import Finding
-from align.config.reward_contradictions import reward_alone
+from align.config.reward_contradictions import nothing_earned, reward_alone
 from align.config.rl_options import GROUPED, RlOptions, SampleOptions, critic_source
 from align.config.stages import ProcessRewardOptions
+from align.config.unread import unread
 
 CRITIC = ("lam", "critic", "critic_lr", "critic_init", "critic_warmup", "value_clip")
 PER_TOKEN = ("gae", "reinforce_pp", "remax")
@@ -24,12 +25,15 @@ def rl(key: str, o: RlOptions, stages: Mapping[str, BaseModel]) -> list[Finding]
         + _kl(key, o)
         + _critic(key, o, stages)
         + _lengths(key, o)
+        + _episodes(key, o)
     )
 
 
 def sample(key: str, o: SampleOptions) -> list[Finding]:
     """What cannot go together in a stage of kind `sample`."""
-    findings = [] if o.reward is None else reward_alone(f"{key}.reward", o.reward)
+    findings = []
+    if o.reward is not None:
+        findings = reward_alone(f"{key}.reward", o.reward) + nothing_earned(f"{key}.reward", o.reward, o.kind)
     if o.reward is None and (o.keep == "ranking" or o.min_score is not None):
         name = "keep" if o.keep == "ranking" else "min_score"
         what = f"{_shown(getattr(o, name))} compares scores, and {key}.reward gives none"
@@ -123,3 +127,12 @@ def _lengths(key: str, o: RlOptions) -> list[Finding]:
         return []
     what = f"{o.overlong_buffer} is no less than {key}.sampling.max_new_tokens={limit}"
     return [Finding(f"{key}.overlong_buffer", what, f"try {key}.overlong_buffer={limit // 4}")]
+
+
+def _episodes(key: str, o: RlOptions) -> list[Finding]:
+    if o.environment is not None:
+        return []
+    instead = f"{key}.environment=calculator"
+    return unread(key, o, "max_turns", f"{key}.environment=null", instead) + nothing_earned(
+        f"{key}.reward", o.reward, f"{o.kind} without an environment", instead
+    )

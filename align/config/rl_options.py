@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,10 @@ class RlOptions(TrainingOptions):
     epochs: int = Field(4, ge=1, description="passes over each round's samples")
     minibatches: int = Field(4, ge=1, description="optimizer steps per pass")
     sampling: SamplingOptions = Field(default_factory=SamplingOptions)
+    environment: Annotated[str, Field(pattern="^[A-Za-z][A-Za-z0-9_]*$")] | None = Field(
+        None, description="replies to answers, which become turns: calculator, or a class of one's own"
+    )
+    max_turns: int = Field(4, ge=1, le=100, description="turns of the policy in an episode; environment only")
     resample: int = Field(
         0, ge=0, le=100, description="times that groups of equal scores are replaced by new prompts (DAPO)"
     )
@@ -124,6 +128,11 @@ class RlOptions(TrainingOptions):
     def whitens(self) -> bool:
         """Whether advantages are whitened."""
         return self.advantage in WHITENED if self.whiten is None else self.whiten
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that are sampled for an answer, or for all turns of an episode."""
+        return self.sampling.max_new_tokens * (1 if self.environment is None else self.max_turns)
 
     @model_validator(mode="after")
     def _minibatches_are_filled(self) -> RlOptions:

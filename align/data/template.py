@@ -110,6 +110,20 @@ class ChatTemplate:
         found += [self._encode(self._escape(step), separator) for step in rest]
         return [[*ids, *behind] for ids in found]
 
+    def encode_reply(self, text: str) -> list[int]:
+        """Tokens of a user's turn: from behind the EOS of an answer to where the next answer starts.
+
+        Raises:
+            ConfigError: Turns rendered so far change when later ones are added.
+        """
+        reply = Message("user", text)
+        self._count([reply])
+        done = self._prompt + self._encode_turn(self._prompt, PROBE[:2])[0]
+        opening = self._render((*PROBE[:2], reply), True)
+        if not opening.startswith(done):
+            raise _unstable()
+        return self._encode(opening[len(done) :], done)
+
     def encode_conversation(
         self, messages: Sequence[Message], *, every: bool = False
     ) -> tuple[list[int], list[float]]:

@@ -23,6 +23,7 @@ from align.errors import AlignError, DataError, collected, keyed, raise_all
 from align.models import precision, sources
 from align.pipeline.codehash import code_of
 from align.reward import functions
+from align.rollout.environment import ENVIRONMENTS
 
 FORMAT = 1  # raise when what goes into a key changes its meaning
 INPUT, DATA, CODE = "input.", "data.", "code."
@@ -70,9 +71,11 @@ def ingredients(recipe: Recipe, name: str, keys: Mapping[str, str]) -> dict[str,
 
 
 def _own_functions(options: StageOptions) -> dict[str, str]:
-    """The file of the user's reward functions, where one of them is used."""
+    """The file of the user's reward functions and environments, where one of them is used."""
     rewards = getattr(options, "reward", None)
     used = isinstance(rewards, dict) and any(isinstance(one, FunctionReward) for one in rewards.values())
+    environment = getattr(options, "environment", None)
+    used |= environment is not None and environment not in ENVIRONMENTS
     return {REWARDS_FROM: functions.digest()} if used else {}
 
 

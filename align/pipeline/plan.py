@@ -26,7 +26,7 @@ from align.pipeline import changes
 from align.pipeline.datasets import located, made_by
 from align.pipeline.ingredients import data_key, ingredients, key_of, seed_of
 from align.pipeline.leaks import leaks
-from align.reward.needs import missing
+from align.reward.needs import missing, missing_environment
 from align.stages.base import Stage, StageContext
 
 REUSED, NEW = "reused", "new"
@@ -281,7 +281,7 @@ def _find_misfits(recipe: Recipe, base: Path, errors: list[AlignError]) -> None:
 
 
 def _missing_packages(recipe: Recipe) -> list[AlignError]:
-    """Options that need a package which is not installed, or a function of the user's."""
+    """Options that need a package which is not installed, or a function or environment of the user's."""
     errors: list[AlignError] = []
 
     def need(package: str, key: str, value: str, instead: str) -> None:
@@ -292,6 +292,7 @@ def _missing_packages(recipe: Recipe) -> list[AlignError]:
     trains = False
     for name, options in recipe.stages.items():
         errors += missing(f"stages.{name}.reward", getattr(options, "reward", None) or {})
+        errors += missing_environment(f"stages.{name}.environment", getattr(options, "environment", None))
         trains = trains or isinstance(options, TrainingOptions)
         if isinstance(options, TrainingOptions) and options.optimizer == "adamw_8bit":
             need(EXTRA, f"stages.{name}.optimizer", "adamw_8bit", "adamw")

@@ -34,6 +34,21 @@ def missing(key: str, rewards: str | Mapping[str, AnyReward]) -> list[AlignError
     return found
 
 
+def missing_environment(key: str, name: str | None) -> list[AlignError]:
+    """An error for an environment that is not there.
+
+    Args:
+        key: Path of the option, such as `stages.ppo.environment`.
+        name: Of the environment; None where the stage has none.
+    """
+    try:
+        if name is not None:
+            functions.find_environment(name, key)
+    except ConfigError as error:
+        return [error]
+    return []
+
+
 def _packages(component: Component) -> Iterator[tuple[str, str]]:
     """(package, module) of those that are not part of a plain install."""
     if isinstance(component, MathReward) and component.equality == "symbolic":

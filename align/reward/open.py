@@ -15,6 +15,7 @@ from align.config.rewards import (
     Component,
     ConstraintsReward,
     EnsembleReward,
+    EnvironmentReward,
     FunctionReward,
     HttpReward,
     JsonSchemaReward,
@@ -29,6 +30,7 @@ from align.config.rewards import (
 from align.config.schema import Dtype
 from align.models.reward_model import RewardModel, open_reward_model
 from align.reward.scorers.constraints import constraints_scorer
+from align.reward.scorers.environment import environment_scorer
 from align.reward.scorers.function import function_scorer
 from align.reward.scorers.json_schema import json_schema_scorer
 from align.reward.scorers.math_answer import math_scorer
@@ -79,6 +81,7 @@ RULES: dict[type[Component], Callable[[Any], Scorer]] = {
     LengthPenalty: length_scorer,
     RepetitionPenalty: repetition_scorer,
     HttpReward: http_scorer,
+    EnvironmentReward: environment_scorer,
     FunctionReward: function_scorer,
 }
 

@@ -26,6 +26,8 @@ class Answered:
         row: For reward models: the prompt and this one response, EOS behind it.
         ended: True where EOS was sampled.
         facts: What the prompt's row carries beside the prompt, such as the right answer.
+        earned: The environment's reward, where the answer is the last turn of an episode; `prompt` then
+            holds the turns before it, and so does the prompt of `row`.
     """
 
     id: str
@@ -34,6 +36,7 @@ class Answered:
     row: TokenRow
     ended: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
+    earned: float | None = None
 
     @property
     def tokens(self) -> int:

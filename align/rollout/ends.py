@@ -61,8 +61,9 @@ class Ends:
         return None
 
     def text(self, rollout: Rollout) -> str:
-        """The answer's text, without EOS or the stop string that ended it."""
-        ids = rollout.ids[:-1] if rollout.end == "eos" else rollout.ids
+        """The answer's text, without EOS or the stop string that ended it; of an episode the last turn's."""
+        ids = rollout.ids[rollout.start :]
+        ids = ids[:-1] if rollout.end == "eos" else ids
         text, places = self._stopped(ids) if rollout.end == "stop" else (self._text(ids), [])
         return text[: min(places)] if places else text
 

@@ -12,12 +12,16 @@ from align.rollout.types import Rollout
 
 
 def answered(rollouts: Sequence[Rollout], asked: Sequence[Prompt], ends: Ends, eos: int) -> list[Answered]:
-    """Each rollout with its prompt; EOS, where a reward model reads, is put behind a cut answer."""
+    """Each rollout with its prompt; EOS, where a reward model reads, is put behind a cut answer.
+
+    Of an episode the answer is the policy's last turn; all that was said before is its prompt.
+    """
     found = []
     for rollout, prompt in zip(rollouts, asked, strict=True):
-        row = answer_row(f"{rollout.id}/{rollout.sample}", rollout.prompt, rollout.ids, eos)
-        text = ends.text(rollout)
-        found.append(Answered(row.id, prompt.messages, text, row, rollout.ended, prompt.facts))
+        before, ids = (*rollout.prompt, *rollout.ids[: rollout.start]), rollout.ids[rollout.start :]
+        row = answer_row(f"{rollout.id}/{rollout.sample}", before, ids, eos)
+        turns, text = (*prompt.messages, *rollout.heard), ends.text(rollout)
+        found.append(Answered(row.id, turns, text, row, rollout.ended, prompt.facts, rollout.earned))
     return found
 
 

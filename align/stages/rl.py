@@ -16,6 +16,7 @@ from align.models.policy import load_template
 from align.reward.facts import check_facts
 from align.reward.open import Models, open_scorer
 from align.reward.score import answer_row
+from align.rollout.types import Rollout
 from align.stages.base import Stage, starting_point
 from align.stages.opening import fresh_critic, policy_from
 from align.stages.rl_round import Collector
@@ -105,7 +106,11 @@ class Rl(Stage[RlOptions]):
             with collector.policy.reference() as reference:
                 before = collector.sample(rows, self.ctx.seed, samples=1, model=reference)
         scores = [collector.score(part).values.tolist() for part in (before, after)]
-        decode, text = self.template.decode, collector.ends.text
+        decode = self.template.decode
+
+        def text(rollout: Rollout) -> str:  # of an episode all turns, with the tokens that open and end them
+            return decode(list(rollout.ids)) if rollout.heard else collector.ends.text(rollout)
+
         with (out / "samples.jsonl").open("w") as file:
             for i, row in enumerate(rows):
                 line = {

@@ -26,10 +26,12 @@ from align.models.policy import Policy
 from align.objectives.advantage import gae, token_rewards
 from align.objectives.kl import k1, k2, k3
 from align.objectives.value import explained_variance
+from align.reward import functions
 from align.reward.fit_head import fit_values
 from align.reward.shaping import Scale, overlong
 from align.reward.types import Scorer, Scores
 from align.rollout.ends import Ends
+from align.rollout.episodes import Episodes
 from align.rollout.generate import generate
 from align.rollout.types import Rollout
 from align.stages.answered import answered
@@ -48,10 +50,13 @@ ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}
 class Round:
     """The samples of one iteration with their targets; S answers of at most T tokens, padded with zeros.
 
+    T counts sampled tokens alone: what an environment says between them stands in `rows` as context of weight
+    0, and no tensor has a place for it.
+
     Attributes:
         iteration: Its number, from 0.
         rows: S prompts with one answer each.
-        mask: [S, T] True at real tokens.
+        mask: [S, T] True at sampled tokens, False at padding.
         learns: [S] True for answers that count in the loss.
         logps: [S, T] log-probs recorded when the tokens were sampled.
         advantages: [S, T].
@@ -93,6 +98,7 @@ class Collector:
         self.eos, self.budget = policy.template.eos_id, policy.budget(self.o.tokens_per_microbatch)
         self.kl = KLController(self.o.kl_coef, self.o.kl_target, self.o.kl_horizon)
         self.scale = Scale(self.o.reward_scale, self.o.reward_clip)
+        self.episodes = self._episodes()
         self.position = 0
 
     def collect(self, iteration: int) -> Round:
@@ -105,7 +111,7 @@ class Collector:
         rows = [
             _row(r, p) for r, p in zip(rollouts, _repeat(sampled.prompts, o.samples_per_prompt), strict=True)
         ]
-        mask = _pad([torch.ones(len(r.ids)) for r in rollouts]).bool()
+        mask = _pad([torch.ones(len(r.logps)) for r in rollouts]).bool()
         logps = _pad([torch.tensor(r.logps) for r in rollouts])
         scores = self._scaled(rollouts, sampled.scores.values, first=iteration == 0)
         # 3. Compare with the reference, token by token.
@@ -161,20 +167,40 @@ class Collector:
         model: Any = None,
         temperature: float | None = None,
     ) -> list[Rollout]:
-        """Answers of the policy, or of another model."""
+        """Answers of the policy, or of another model; where there is an environment, whole episodes."""
         how = (
             self.o.sampling
             if temperature is None
             else self.o.sampling.model_copy(update={"temperature": temperature})
         )
         model = model if model is not None else self.policy.plain
-        return generate(model, prompts, how, self.ends, seed=seed, samples=samples)
+
+        def turn(rows: Sequence[TokenRow], count: int) -> list[Rollout]:
+            return generate(model, rows, how, self.ends, seed=seed, samples=count)
+
+        if self.episodes is None:
+            return turn(prompts, samples)
+        return self.episodes.play(turn, prompts, [self._asked(row.id) for row in prompts], samples)
+
+    def _episodes(self) -> Episodes | None:
+        """How the environment is played with, where the recipe names one."""
+        name, template = self.o.environment, self.policy.template
+        if name is None:
+            return None
+        make, o = functions.find_environment(name, self.name), self.o
+        return Episodes(
+            name, make, o.max_turns, o.max_prompt, template.encode_reply, template.eos_id, self.ends
+        )
 
     def score(self, rollouts: Sequence[Rollout]) -> Scores:
         """Raw scores of S answers; a reward model reads them at EOS, which is put behind a cut answer."""
-        names = [r.id.rpartition(PASS)[0] for r in rollouts]
-        asked = [self.texts[n if n in self.texts else r.id] for n, r in zip(names, rollouts, strict=True)]
+        asked = [self._asked(r.id) for r in rollouts]
         return self.scorer(answered(rollouts, asked, self.ends, self.eos))
+
+    def _asked(self, name: str) -> Prompt:
+        """The text of a prompt, with the number of its pass or without."""
+        plain = name.rpartition(PASS)[0]
+        return self.texts[plain if plain in self.texts else name]
 
     def _prompts(self, position: int, count: int) -> list[TokenRow]:
         """The next prompts: a window over reshuffled passes, a pure function of (seed, position).
@@ -219,7 +245,9 @@ class Collector:
             self.critic.mean, self.critic.std = self.scale.unit
         cut = torch.tensor([not r.ended for r in rollouts])
         long = overlong(
-            torch.tensor([len(r.ids) for r in rollouts]), o.sampling.max_new_tokens, o.overlong_buffer
+            torch.tensor([len(r.ids) - r.start for r in rollouts]),
+            o.sampling.max_new_tokens,
+            o.overlong_buffer,
         )
         return self.scale(raw) - o.missing_eos_penalty * cut - long
 
@@ -244,19 +272,16 @@ class Collector:
             return None
         if iteration == 0 and o.critic_init == "fit":
             returns = gae(rewards, torch.zeros_like(rewards), mask, o.gamma, lam=1.0).returns
-            groups = microbatches(rows, self.budget, score_all=True)
-            parts = (
-                (b, torch.cat([returns[i, : len(rows[i].responses[0].ids)] for i in group]))
-                for group, b in groups
-            )
+            groups = microbatches(rows, self.budget)
+            parts = ((b, torch.cat([returns[i][mask[i]] for i in group])) for group, b in groups)
             fit_values(critic, parts)
         return self.per_token(rows, critic.values)
 
     @torch.no_grad()
     def per_token(self, rows: Sequence[TokenRow], read: Callable[[TokenBatch], Tensor]) -> Tensor:
-        """[S, T] one number per answer token."""
+        """[S, T] one number per sampled token."""
         found: list[Tensor] = [torch.empty(0)] * len(rows)
-        for group, batch in microbatches(rows, self.budget, score_all=True):
+        for group, batch in microbatches(rows, self.budget):
             sizes = torch.bincount(batch.scored_in, minlength=batch.sequences).tolist()
             for i, part in zip(group, read(batch).split(sizes), strict=True):
                 found[i] = part
@@ -287,11 +312,13 @@ class Collector:
         metrics = {
             "objective/scores": float(raw.mean()),
             "objective/scores_std": float(raw.std()) if len(raw) > 1 else 0.0,
-            "response/length": sum(len(r.ids) for r in rollouts) / len(rollouts),
+            "response/length": sum(len(r.logps) for r in rollouts) / len(rollouts),
             "response/eos_rate": sum(r.ended for r in rollouts) / len(rollouts),
             "response/distinct": len(set(texts)) / len(texts),
             "response/refusal_rate": sum(map(is_refusal, texts)) / len(texts),
         }
+        if self.episodes is not None:
+            metrics["response/turns"] = sum(len(r.turns) for r in rollouts) / len(rollouts)
         if self.o.kl != "none":
             metrics["objective/kl"] = float(kl.mean())
             metrics["objective/kl_coef"] = self.kl.coef
@@ -326,7 +353,7 @@ class Collector:
 
 
 def _row(rollout: Rollout, prompt: TokenRow) -> TokenRow:
-    response = Response(rollout.ids, (1.0,) * len(rollout.ids))
+    response = Response(rollout.ids, tuple(map(float, rollout.sampled)))
     return TokenRow(f"{rollout.id}/{rollout.sample}", rollout.prompt, (response,), source=prompt.source)
 
 

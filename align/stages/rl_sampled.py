@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from align.data.types import TokenRow
+from align.data.types import Message, TokenRow
 from align.reward.types import Scores
 from align.rollout.types import Rollout
 
@@ -64,7 +64,7 @@ class Sampled:
         """As JSON, which gives every number back bit for bit."""
         return {
             "prompts": [[p.id, list(p.prompt), p.source] for p in self.prompts],
-            "rollouts": [[list(r.ids), list(r.logps), r.end] for r in self.rollouts],
+            "rollouts": [_plain(r) for r in self.rollouts],
             "scores": self.scores.values.tolist(),
             "parts": {name: part.tolist() for name, part in self.scores.parts.items()},
             "position": self.position,
@@ -75,12 +75,35 @@ class Sampled:
         """What `state` was made of; `size` answers stand to each prompt."""
         prompts = [TokenRow(name, tuple(ids), (), source=source) for name, ids, source in state["prompts"]]
         owners = [(p, k) for p in prompts for k in range(size)]
-        rollouts = [
-            Rollout(p.id, k, p.prompt, tuple(ids), tuple(logps), end)
-            for (p, k), (ids, logps, end) in zip(owners, state["rollouts"], strict=True)
-        ]
+        rollouts = [_rollout(p, k, found) for (p, k), found in zip(owners, state["rollouts"], strict=True)]
         parts = {name: torch.tensor(part) for name, part in state["parts"].items()}
         return cls(prompts, rollouts, Scores(torch.tensor(state["scores"]), parts), state["position"])
+
+
+def _plain(rollout: Rollout) -> dict[str, Any]:
+    """All but the prompt, which stands once for its answers."""
+    return {
+        "ids": list(rollout.ids),
+        "logps": list(rollout.logps),
+        "end": rollout.end,
+        "turns": [[start, end] for start, end in rollout.turns],
+        "heard": [[turn.role, turn.content] for turn in rollout.heard],
+        "earned": rollout.earned,
+    }
+
+
+def _rollout(prompt: TokenRow, sample: int, found: Mapping[str, Any]) -> Rollout:
+    return Rollout(
+        prompt.id,
+        sample,
+        prompt.prompt,
+        tuple(found["ids"]),
+        tuple(found["logps"]),
+        found["end"],
+        tuple((start, end) for start, end in found["turns"]),
+        tuple(Message(role, text) for role, text in found["heard"]),
+        found["earned"],
+    )
 
 
 def groups_of(

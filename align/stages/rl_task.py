@@ -73,7 +73,7 @@ class RlTask:
         self, now: Round, chosen: list[int], policy_learns: bool, step: int, count: float
     ) -> Iterator[Micro]:
         rows = [now.rows[i] for i in chosen]
-        for group, batch in microbatches(rows, self.collector.budget, score_all=True):
+        for group, batch in microbatches(rows, self.collector.budget):
             index = torch.tensor([chosen[i] for i in group])
 
             def loss(batch: TokenBatch = batch, index: Tensor = index) -> Loss:
@@ -86,9 +86,7 @@ class RlTask:
     def _loss(self, now: Round, batch: TokenBatch, index: Tensor, policy_learns: bool) -> Loss:
         """Weighted sum over tokens of policy's and critic's loss, which share no weights that learn."""
         mask, o = now.mask[index], self.o
-        weights = (
-            losses.token_weights(mask.sum(1), o.normalise, o.sampling.max_new_tokens) * now.learns[index]
-        )
+        weights = losses.token_weights(mask.sum(1), o.normalise, o.longest) * now.learns[index]
         each = weights[:, None].expand(mask.shape)[mask]
         parts: list[Loss] = []
         if self.critic is not None and now.values is not None:

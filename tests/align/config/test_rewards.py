@@ -122,6 +122,11 @@ def test_the_graph_is_checked_inside_components() -> None:
             "stages.rl.reward.x.weight: 0, as all weights are, leaves nothing to learn from; try stages.rl.reward.x.weight=1",
         ),
         (
+            "x: {kind: environment}",
+            "stages.rl.reward.x.kind: environment is earned in episodes, and kind rl without an environment "
+            "plays none; try stages.rl.environment=calculator, or another kind",
+        ),
+        (
             "x: {kind: http, url: 'http://example.org/'}",
             "would send texts and key unencrypted; give https://",
         ),
@@ -197,3 +202,33 @@ def test_every_kind_and_key_is_listed(command: Callable[..., Any]) -> None:
     assert "[ensemble] of the models' scores" in lines["stages.rl.reward.NAME.combine"]
     assert "at least 1 and at most 100" in lines["stages.rl.reward.NAME.n"]
     assert list(lines).count("stages.rl.reward.NAME.weight") == 1
+
+
+def test_an_environment_is_earned_in_episodes_alone(try_recipe: Callable[..., Any]) -> None:
+    lines = RECIPE + "      x: {kind: environment}\n    environment: calculator\n    max_turns: 3\n"
+    more = "  {kind}: {{kind: {kind}, prompts: p, reward: {{x: {{kind: environment}}}}{rest}}}\n"
+    said = try_recipe(lines + more.format(kind="sample", rest="")).err
+    said += try_recipe(lines + more.format(kind="evaluate", rest=", policies: [base]")).err
+    assert "stages.rl" not in said
+    for kind in ("sample", "evaluate"):
+        assert (
+            f"stages.{kind}.reward.x.kind: environment is earned in episodes, and kind {kind} plays none"
+            in said
+        )
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            "    max_turns: 3\n",
+            "stages.rl.max_turns: 3 is not read by stages.rl.environment=null; "
+            "try stages.rl.environment=calculator, or stages.rl.max_turns=4",
+        ),
+        ("    environment: os.path\n", "stages.rl.environment: 'os.path'"),
+    ],
+)
+def test_options_of_episodes_that_are_not_right(
+    try_recipe: Callable[..., Any], lines: str, said: str
+) -> None:
+    assert said in try_recipe(RECIPE + "      x: {kind: math}\n" + lines).err

@@ -231,6 +231,8 @@ def test_the_user_s_functions_count_where_one_is_used(
     monkeypatch.setattr(module.functions, "digest", lambda: "0" * 12)
     before, plain = key(using, "ppo"), key(make_recipe(), "ppo")
     assert of(using, "ppo")["code.rewards_from"] == "0" * 12
+    assert of(make_recipe(ppo={"environment": "Mine"}), "ppo")["code.rewards_from"] == "0" * 12
+    assert "code.rewards_from" not in of(make_recipe(ppo={"environment": "calculator"}), "ppo")
     monkeypatch.setattr(module.functions, "digest", lambda: "1" * 12)
     assert key(using, "ppo") != before
     assert key(make_recipe(), "ppo") == plain

@@ -14,6 +14,7 @@ from align.errors import ConfigError, NumericsError
 from align.reward import functions
 from align.reward.needs import missing
 from align.reward.scorers.function import function_scorer
+from align.rollout.calculator import Calculator
 
 CODE = """\
 import math
@@ -61,6 +62,30 @@ def test_functions_are_found_by_name(file: Path) -> None:
     assert score("polite").tolist() == [1.0, 0.0]
     assert score("tensor").tolist() == [0.0, 1.0]
     assert score("tensor").dtype == torch.float32
+
+
+GAME = """
+class Game:
+    def reset(self, prompt): pass
+    def step(self, text): return None
+    def reward(self): return 2.0
+
+class Table:
+    pass
+"""
+
+
+def test_environments_are_found_by_name(tmp_path: Path) -> None:
+    assert functions.find_environment("calculator", "x") is Calculator
+    (tmp_path / "game.py").write_text(GAME)
+    functions.load(tmp_path / "game.py")
+    assert functions.find_environment("Game", "x")().reward() == 2.0
+    assert functions.find_environment("calculator", "x") is Calculator
+    with pytest.raises(ConfigError, match="defines no environment 'Table'; it defines Game"):
+        functions.find_environment("Table", "x")
+    (tmp_path / "game.py").write_text(GAME.replace("Game", "calculator"))
+    with pytest.raises(ConfigError, match="environment 'calculator' is one of Align's own"):
+        functions.load(tmp_path / "game.py")
 
 
 def test_what_is_returned_must_be_numbers(file: Path) -> None:
