@@ -36,7 +36,7 @@ def sample(key: str, o: SampleOptions) -> list[Finding]:
         findings = reward_alone(f"{key}.reward", o.reward) + nothing_earned(f"{key}.reward", o.reward, o.kind)
     if o.reward is None and (o.keep == "ranking" or o.min_score is not None):
         name = "keep" if o.keep == "ranking" else "min_score"
-        what = f"{_shown(getattr(o, name))} compares scores, and {key}.reward gives none"
+        what = f"{getattr(o, name)} compares scores, and {key}.reward gives none"
         back = "best" if name == "keep" else "null"
         findings.append(Finding(f"{key}.{name}", what, f"name a reward, or try {key}.{name}={back}"))
     if o.keep == "ranking" and o.samples_per_prompt == 1:
@@ -58,26 +58,12 @@ def _not_read(key: str, o: RlOptions) -> list[Finding]:
     }
     findings: list[Finding] = []
     for name, (other, fit, chosen) in readers.items():
-        value, default = getattr(o, name), RlOptions.model_fields[name].default
-        if value == default or chosen in fit:
-            continue
-        what = f"{_shown(value)} is not read by {key}.{other}={chosen}"
-        fix = f"try {key}.{other}={fit[0]}, or {key}.{name}={_shown(default)}"
-        findings.append(Finding(f"{key}.{name}", what, fix))
+        if chosen not in fit:
+            findings += unread(key, o, name, f"{key}.{other}={chosen}", f"{key}.{other}={fit[0]}")
     if o.ptx_data is None:
         for name in ("ptx_coef", "ptx_batch"):
-            value, default = getattr(o, name), RlOptions.model_fields[name].default
-            if value != default:
-                what = f"{_shown(value)} is not read without {key}.ptx_data"
-                fix = f"name conversations in {key}.ptx_data, or try {key}.{name}={_shown(default)}"
-                findings.append(Finding(f"{key}.{name}", what, fix))
+            findings += unread(key, o, name, f"a stage without {key}.ptx_data", f"{key}.ptx_data=...")
     return findings
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "null"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _groups(key: str, o: RlOptions) -> list[Finding]:
